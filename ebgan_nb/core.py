@@ -172,12 +172,12 @@ def photographs(): # Path or None
     path = Path(named) if named else root and root.parent/'shared'/'celeba-sample'
     return path if path and path.is_dir() else None
 
-# %% ../nbs/00_core.ipynb #d5e83d0c
+# %% ../nbs/00_core.ipynb #12c4c07c
 def asset(
     name:str, # a file's name, say `faces.safetensors`
 )->Path:
     "A file that is shipped inside the package; a wrong name is `WrongInput`"
-    folder = Path(str(files(__package__ or 'ebgan_nb')))/'assets'
+    folder = Path(str(files('ebgan_nb')))/'assets'
     return folder/nearest(name, sorted(p.name for p in folder.glob('*')), 'asset')
 
 # %% ../nbs/00_core.ipynb #7e8c9822
