@@ -38,21 +38,24 @@ def normalisation(
     groups = next(g for g in range(max(1, channels//16), 0, -1) if channels%g==0)
     return nn.GroupNorm(groups, channels)
 
-# %% ../nbs/30_blocks.ipynb #b303ba6a
+# %% ../nbs/30_blocks.ipynb #342b0184
 class Down(nn.Module):
     "Half the size: 4x4 convolution with stride 2, normalisation, LeakyReLU"
     def __init__(self,
         c_in:int, # channels in
         c_out:int, # channels out
         norm:str='group', # one of NORMS
+        act:bool=True, # False: the bare convolution, for the last layer
     ):
         super().__init__()
-        self.conv, self.norm = init_(nn.Conv2d(c_in, c_out, 4, 2, 1)), normalisation(norm, c_out)
+        self.conv = init_(nn.Conv2d(c_in, c_out, 4, 2, 1))
+        self.norm, self.act = normalisation(norm if act else 'none', c_out), act
 
     def forward(self,
         x:torch.Tensor, # (N, c_in, H, W)
     )->torch.Tensor: # (N, c_out, H/2, W/2)
-        return F.leaky_relu(self.norm(self.conv(x)), SLOPE, inplace=True)
+        h = self.norm(self.conv(x))
+        return F.leaky_relu(h, SLOPE, inplace=True) if self.act else h
 
 # %% ../nbs/30_blocks.ipynb #0791e320
 class Up(nn.Module):

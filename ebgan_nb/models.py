@@ -7,7 +7,7 @@ __all__ = ['MODELS', 'PRESETS', 'SIZES', 'CODE_SIZES', 'FORMAT', 'Config', 'chec
            'chain', 'Encoder', 'GeneratorEncoder', 'GeneratorDecoder', 'Generator', 'EBGAN', 'Discriminator', 'build',
            'build_discriminator', 'vary_light', 'vary_pose', 'vary', 'save_weights', 'load_weights']
 
-# %% ../nbs/32_models.ipynb #e7b69c0a
+# %% ../nbs/32_models.ipynb #263c616e
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from .blocks import NORMS, Down, SpectralConv2d, Up, init_
+from .blocks import NORMS, SLOPE, Down, SpectralConv2d, Up, init_
 from .core import RunFailed, WrongInput, nearest, written
 
 # %% ../nbs/32_models.ipynb #2750ea11
@@ -41,7 +42,7 @@ class Config:
 
     def __post_init__(self): check_config(self)
 
-# %% ../nbs/32_models.ipynb #f45f5371
+# %% ../nbs/32_models.ipynb #6abe3ecc
 def check_config(
     c, # Config
 ):
@@ -52,7 +53,7 @@ def check_config(
     for name, allowed in (('size', SIZES), ('code_size', CODE_SIZES)):
         if getattr(c, name) not in allowed: raise WrongInput(f'config: {name} {getattr(c, name)} is not one of {allowed}')
     for name in ('e_width', 'g_width', 'd_width', 'code_channels'):
-        if not 1 <= getattr(c, name) <= 1024: raise WrongInput(f'config: {name} {getattr(c, name)} is not in 1..1024')
+        if not 1 <= getattr(c, name) <= 512: raise WrongInput(f'config: {name} {getattr(c, name)} is not in 1..512')
     if c.code_size*2 > c.size: raise WrongInput(f'config: a {c.code_size}x{c.code_size} code is too large for {c.size} pixels')
     if not c.d_patches and c.size < 64: raise WrongInput(f'config: D with one logit halves the picture six times: {c.size} pixels are too few, 64 at least')
 
@@ -66,7 +67,7 @@ def config(
     for name in changes: nearest(name, [f.name for f in fields(Config)], 'config value')
     return Config(**(dict(preset=preset, size=size) | paper | changes))
 
-# %% ../nbs/32_models.ipynb #ece262db
+# %% ../nbs/32_models.ipynb #9ada9017
 def widths(
     first:int, # channels of the first layer
     n:int, # layers
@@ -86,17 +87,19 @@ def chain(
     c_in:int, # channels of the picture
     cs, # channels of each layer
     norm:str, # one of NORMS
+    bare:bool=False, # is the last layer a bare convolution?
 )->nn.ModuleList:
     "`Down` after `Down`, the first without normalisation"
-    return nn.ModuleList(Down(a, b, norm if i else 'none') for i, (a, b) in enumerate(zip((c_in, *cs), cs)))
+    n = len(cs)
+    return nn.ModuleList(Down(a, b, norm if i else 'none', act=not bare or i<n-1) for i, (a, b) in enumerate(zip((c_in, *cs), cs)))
 
-# %% ../nbs/32_models.ipynb #7203a51b
+# %% ../nbs/32_models.ipynb #c74001e3
 class Encoder(nn.Module):
     "E: what fills the region in a picture, as a small map. code_B = E(B, M)"
     def __init__(self, c:Config):
         super().__init__()
         n = halvings(c.size, c.code_size)
-        self.down = chain(4, (*widths(c.e_width, n-1, 4), c.code_channels), c.norm)
+        self.down = chain(4, (*widths(c.e_width, n-1, 4), c.code_channels), c.norm, bare=True)
 
     def forward(self,
         B:torch.Tensor, # (N,3,S,S) in [-1,1]
@@ -153,7 +156,7 @@ class Generator(nn.Module):
 
     def forward(self, A_tilde, M, code): return self.dec(self.enc(A_tilde, M), code)
 
-# %% ../nbs/32_models.ipynb #d40dd878
+# %% ../nbs/32_models.ipynb #33c41cbb
 class EBGAN(nn.Module):
     "Exemplar-based editing: the region M of A is filled in with what fills it in B"
     def __init__(self, c:Config):
@@ -162,23 +165,27 @@ class EBGAN(nn.Module):
 
     def code(self, A, B, M, strength=1.):
         "What the decoder is told: E(B, M), or a mixture with A's own code"
-        code_B = self.E(B, M)
-        return code_B if strength==1 else torch.lerp(self.E(A, M), code_B, strength)
+        if strength==1: return self.E(B, M)
+        code_B, code_A = self.E(torch.cat([B, A]), torch.cat([M, M])).chunk(2)
+        return torch.lerp(code_A, code_B, strength)
 
     def edit(self,
         A:torch.Tensor, # (N,3,S,S) source, in [-1,1]
-        B:torch.Tensor, # (N,3,S,S) exemplar
-        M:torch.Tensor, # (N,1,S,S) the region, 1 = to be filled in
+        B:torch.Tensor, # (N,3,S,S) exemplar; or one for all
+        M:torch.Tensor, # (N,1,S,S) the region, 1 = to be filled in; or one for all
         strength:float=1., # 0 = A's own code, 1 = B's
     )->torch.Tensor: # (N,3,S,S): y, equal to A outside M
         "y = A_b * M + A_tilde"
+        S = self.config.size
+        if A.shape[1:]!=(3, S, S): raise WrongInput(f'this model edits pictures (N, 3, {S}, {S}), not {tuple(A.shape)}: resize them first')
+        B, M = B.expand_as(A), M.expand(len(A), 1, S, S)
         A_tilde = A * (1-M)
         A_b = self.G(A_tilde, M, self.code(A, B, M, strength))
         return A_b*M + A_tilde
 
     def forward(self, A, B, M): return self.edit(A, B, M)
 
-# %% ../nbs/32_models.ipynb #90286654
+# %% ../nbs/32_models.ipynb #667cbabb
 class Discriminator(nn.Module):
     "D: is this a photograph, or has somebody filled in M? Logits: above 0 for real"
     def __init__(self, c:Config):
@@ -198,7 +205,7 @@ class Discriminator(nn.Module):
         M:torch.Tensor, # (N,1,S,S) the region that may have been filled in
     )->torch.Tensor: # logits (N,1,h,w): one a patch; h = w = 1 in the paper's D
         x = torch.cat([y, M], 1) if self.sees_M else y
-        for layer in self.down: x = F.leaky_relu(layer(x), .2, inplace=True)
+        for layer in self.down: x = F.leaky_relu(layer(x), SLOPE, inplace=True)
         return self.judge(x)
 
 # %% ../nbs/32_models.ipynb #a2b05f07
@@ -214,43 +221,38 @@ def build_discriminator(
     "D with fresh weights"
     return Discriminator(c)
 
-# %% ../nbs/32_models.ipynb #70c48151
-def _uniform(n, generator): return 2*torch.rand(n, 1, 1, 1, generator=generator) - 1
-
+# %% ../nbs/32_models.ipynb #bf6cf8ac
 def vary_light(
     A:torch.Tensor, # (N,3,H,W) in [-1,1]
     generator:torch.Generator, # on the CPU
     amount:float=1., # 0 = leave A as it is
 )->torch.Tensor: # (N,3,H,W) in [-1,1]
-    "A in other light: brightness, colour, contrast and a shading from side to side, drawn for each picture"
+    "A in other light: brightness, colour, shading from side to side and contrast, drawn for each picture"
     N, _, H, W = A.shape
-    u = lambda: _uniform(N, generator)
-    gain = .3*u() + .15*torch.cat([u(), u(), u()], 1)
-    v, h = torch.meshgrid(torch.linspace(-1, 1, H), torch.linspace(-1, 1, W), indexing='ij')
-    light = torch.exp(amount*(gain + .25*u()*v + .25*u()*h)).to(A)
-    contrast = torch.exp(.25*amount*u()).to(A)
-    x = (A+1)/2 * light
-    mean = x.mean((1, 2, 3), keepdim=True)
-    return ((x-mean)*contrast + mean).clamp(0, 1)*2 - 1
+    u = amount * (2*torch.rand(N, 7, 1, 1, generator=generator).to(A) - 1)
+    down, across = torch.linspace(-1, 1, H).to(A)[:, None], torch.linspace(-1, 1, W).to(A)
+    light = .4*u[:, :1] + .2*u[:, 1:4] + .4*u[:, 4:5]*down + .4*u[:, 5:6]*across
+    x = ((A+1)/2).clamp(0, 1) ** torch.exp(.3*u[:, 6:])
+    return (x*torch.exp(light)).clamp(0, 1)*2 - 1
 
-# %% ../nbs/32_models.ipynb #706a9d5e
+# %% ../nbs/32_models.ipynb #2cf55183
 def vary_pose(
     A:torch.Tensor, # (N,3,H,W)
-    M:torch.Tensor, # (N,1,H,W): turned about the middle of M
+    M:torch.Tensor, # (N,1,H,W): turned and scaled about the middle of M
     generator:torch.Generator, # on the CPU
     amount:float=1., # 0 = leave A as it is
 )->torch.Tensor: # (N,3,H,W)
-    "A moved a little: a shift of 3%, a turn of 3 degrees and a scale of 4% at most, drawn for each picture"
-    N, _, H, W = A.shape
-    turn, scale, dx, dy = (amount*a*(2*torch.rand(N, generator=generator)-1) for a in (.05, .04, .06, .06))
-    grid = F.affine_grid(torch.eye(2, 3).expand(1, 2, 3), (1, 1, H, W), align_corners=False)
-    mid = (M.cpu()*grid.permute(0, 3, 1, 2)).sum((2, 3)) / M.cpu().sum((2, 3)).clamp(min=1)
-    c, s = torch.cos(turn)*torch.exp(scale), torch.sin(turn)*torch.exp(scale)
-    R = torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)], 1)
-    t = mid + torch.stack([dx, dy], 1) - torch.einsum('nij,nj->ni', R, mid)
-    theta = torch.cat([R, t[:, :, None]], 2).to(A)
-    return F.grid_sample(A, F.affine_grid(theta, A.shape, align_corners=False), padding_mode='border', align_corners=False)
+    "A moved a little: turned by 4 degrees, scaled by 6%, shifted by 2.5% of the width at most, drawn for each picture"
+    u = amount * (2*torch.rand(len(A), 4, generator=generator).to(A) - 1)
+    turn, scale, shift = .07*u[:, 0], torch.exp(.06*u[:, 1]), .05*u[:, 2:]
+    at = F.affine_grid(torch.eye(2, 3).to(A).expand(len(A), 2, 3), A.shape, align_corners=False) # (N,H,W,2): where each pixel lies
+    mid = (M[:, 0, :, :, None]*at).sum((1, 2)) / M.sum((1, 2, 3))[:, None].clamp(min=1)
+    c, s = scale*torch.cos(turn), scale*torch.sin(turn)
+    R = torch.stack([c, -s, s, c], 1).view(-1, 2, 2)
+    at = torch.einsum('nij,nhwj->nhwi', R, at - mid[:, None, None]) + (mid + shift)[:, None, None]
+    return F.grid_sample(A, at, padding_mode='border', align_corners=False)
 
+# %% ../nbs/32_models.ipynb #9f504ae8
 def vary(
     A:torch.Tensor, # (N,3,H,W) in [-1,1]
     M:torch.Tensor, # (N,1,H,W) the region
@@ -295,7 +297,15 @@ def _config_of(path, header):
     try: return config(**json.loads(header['config'])), json.loads(header['info'])
     except (WrongInput, KeyError, TypeError, ValueError) as e: raise WrongInput(f'{path}: its header cannot be used: {e}') from None
 
-# %% ../nbs/32_models.ipynb #29203555
+# %% ../nbs/32_models.ipynb #d6fe3478
+class _Unfilled(TorchFunctionMode):
+    "Inside, `torch.nn.init` does nothing: for networks whose weights are about to be replaced"
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, '__module__', None)=='torch.nn.init': return kwargs['tensor'] if 'tensor' in kwargs else args[0]
+        return func(*args, **kwargs)
+
+# %% ../nbs/32_models.ipynb #5c315712
 def load_weights(
     path, # a file written by `save_weights`
     model:str=None, # the model that it must hold, one of MODELS; None takes any
@@ -306,7 +316,7 @@ def load_weights(
     c, info = _config_of(path, header)
     if model not in (None, c.model): raise WrongInput(f'{path}: weights of {c.model!r}, not of {model!r}')
     if size not in (None, c.size): raise WrongInput(f'{path}: weights for {c.size} pixels, not for {size}')
-    with torch.device('meta'): net = build(c)
+    with _Unfilled(): net = build(c)
     wanted, found = ({k: tuple(v.shape) for k, v in d.items()} for d in (net.state_dict(), tensors))
     wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
     if wrong: raise WrongInput(f'{path}: does not fit its own header: {wrong[0]} is {found.get(wrong[0], "missing")}, expected {wanted.get(wrong[0], "nothing")}')
