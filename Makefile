@@ -1,0 +1,48 @@
+# `make help` lists the targets. Python 3.10 or newer and make are all that must be there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LAB_FLAGS ?=
+ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+# torch's threads spin while they wait, and starve every other process on a small machine
+export OMP_WAIT_POLICY := passive
+
+.DEFAULT_GOAL := help
+.PHONY: help env lab test test-browser chromium prepare clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(READY) ## the environment alone: .venv with the package and its tools
+
+$(READY): settings.ini setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): minutes the first time, because torch is large; seconds afterwards."
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+lab: $(READY) ## environment, package, then JupyterLab at the front door (LAB_FLAGS="--no-browser --port=8888")
+	$(BIN)/jupyter lab nbs/index.ipynb $(ROOT_FLAG) $(LAB_FLAGS)
+
+test: $(READY) ## run every notebook as a test, then every check that needs no browser
+	$(BIN)/nbdev_test --timing
+	$(BIN)/pytest -m "not browser"
+
+test-browser: $(READY) chromium ## open and run every notebook in JupyterLab, in a real browser
+	$(BIN)/pytest -m browser
+
+chromium:
+	@sh tools/chromium.sh
+
+prepare: $(READY) ## after an edit: export the notebooks, clean them, render README.md
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/python tools/readme.py
+
+clean: ## remove what building and testing leave behind (keeps .venv and data)
+	rm -rf build dist *.egg-info .pytest_cache
+	find nbs ebgan_nb tests tools -name __pycache__ -prune -exec rm -rf {} +
+	find nbs -name .ipynb_checkpoints -prune -exec rm -rf {} +

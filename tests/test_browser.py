@@ -1,0 +1,84 @@
+"Every notebook, opened and run in JupyterLab in a real browser, as a learner would"
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+from conftest import NOTEBOOKS
+
+pytestmark = pytest.mark.browser
+FLAGS = ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+         '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage']
+OPEN = '''async path => {
+    const lab = window.jupyterapp; await lab.restored
+    const panel = window.panel = await lab.commands.execute('docmanager:open', {path, factory: 'Notebook'})
+    await panel.context.ready; await panel.sessionContext.ready; await panel.sessionContext.session.kernel.info }'''
+RUN = '''async () => {
+    const all = window.jupyterapp.commands.execute('notebook:run-all-cells')  // resolves when all cells have run, or one has failed
+    const late = new Promise((_, reject) => setTimeout(() => reject('still running after five minutes'), 300000))
+    await Promise.race([all, late])
+    return window.panel.context.model.toJSON().cells }'''
+CLOSE = 'async () => { const p = window.panel; p.context.model.dirty = false; await p.sessionContext.shutdown(); p.dispose() }'
+
+
+@pytest.fixture(scope='module')
+def lab(copy, tmp_path_factory):
+    "The address of a JupyterLab that serves a copy of the repository"
+    home, root = tmp_path_factory.mktemp('jupyter'), copy()
+    for n in NOTEBOOKS:  # cells that the tests never run, such as downloads
+        nb = nbformat.read(root/n, as_version=4)
+        nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*eval: *false', c.source, re.M)]
+        for c in nb.cells: c.update(outputs=[]) if c.cell_type=='code' else None
+        nbformat.write(nb, root/n)
+    quiet = home/'settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings'
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text(json.dumps(dict(fetchNews='false', checkForUpdates=False, doNotDisturbMode=True)))
+    folders = dict(JUPYTER_CONFIG_DIR='config', JUPYTER_DATA_DIR='data', JUPYTER_RUNTIME_DIR='runtime', JUPYTERLAB_SETTINGS_DIR='settings',
+                   JUPYTERLAB_WORKSPACES_DIR='workspaces', EBGAN_DATA='ebgan')
+    env = {**os.environ, **{k: str(home/v) for k, v in folders.items()}, 'EBGAN_QUICK': '1', 'OMP_WAIT_POLICY': 'passive'}
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    log = open(home/'lab.log', 'w')
+    server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--allow-root', '--no-browser', '--ip=127.0.0.1', f'--port={port}',
+        '--ServerApp.port_retries=0', '--IdentityProvider.token=', '--ServerApp.password=', f'--ServerApp.root_dir={root}',
+        '--LabApp.expose_app_in_browser=True'], env=env, stdout=log, stderr=log)
+    try:
+        url = f'http://127.0.0.1:{port}'
+        for _ in range(240):
+            try: urllib.request.urlopen(f'{url}/api', timeout=5); break
+            except OSError: time.sleep(.5)
+        else: pytest.fail((home/'lab.log').read_text()[-2000:])
+        yield url
+    finally:
+        server.terminate(); server.wait(30)
+
+@pytest.fixture(scope='module')
+def page(lab):
+    from playwright.sync_api import sync_playwright
+    chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    assert chromium, 'no Chromium here: make test-browser installs it'
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport=dict(width=1400, height=1000))
+        page.goto(f'{lab}/lab?reset', wait_until='domcontentloaded')
+        page.wait_for_function('window.jupyterapp && window.jupyterapp.shell', timeout=120_000)
+        yield page
+        browser.close()
+
+@pytest.mark.parametrize('notebook', NOTEBOOKS)
+def test_notebook_runs_in_jupyterlab(notebook, page, tmp_path):
+    page.evaluate(OPEN, notebook)
+    try:
+        ran = page.evaluate(RUN)
+        page.screenshot(path=tmp_path/'lab.png')
+        assert (tmp_path/'lab.png').stat().st_size > 20_000
+        errors = [f"{o['ename']}: {o['evalue']}" for c in ran for o in c.get('outputs', []) if o['output_type']=='error']
+        assert not errors
+        assert all(c['execution_count'] for c in ran if c['cell_type']=='code' and ''.join(c['source']).strip())
+    finally: page.evaluate(CLOSE)
