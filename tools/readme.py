@@ -7,6 +7,7 @@ from pathlib import Path
 HEAD = '<!-- generated from nbs/index.ipynb by tools/readme.py: edit the notebook, then `make prepare` -->\n\n'
 IMAGES = 'nbs/index_files'
 HIDDEN = re.compile(r'^#\|\s*(hide|export\w*)\b|\[ -e /content \]', re.M)  # and the line that installs on Colab
+ECHO_OFF = re.compile(r'^#\|\s*echo: *false', re.M)  # the output without its code
 DIRECTIVE = re.compile(r'^#\|.*\n?', re.M)
 
 
@@ -23,7 +24,9 @@ def render(root):
     nb.metadata['language_info'] = {'name': 'python'}
     nb.cells = [c for c in nb.cells if c.cell_type!='raw' and not (c.cell_type=='code' and HIDDEN.search(c.source))]
     for c in nb.cells:
-        if c.cell_type=='code': c.source = DIRECTIVE.sub('', c.source).strip()
+        if c.cell_type=='code':
+            if ECHO_OFF.search(c.source): c.metadata['transient'] = {'remove_source': True}
+            c.source = DIRECTIVE.sub('', c.source).strip()
         else: c.source = re.sub(r'\]\((?![a-z]+:|#)([^)\s]+)\)', _from_root, c.source)
     body, resources = MarkdownExporter().from_notebook_node(nb, resources={'output_files_dir': IMAGES})
     text = HEAD + re.sub(r'\n{3,}', '\n\n', body).strip() + '\n'
