@@ -13,148 +13,165 @@ import torch.nn.functional as F
 from .core import WrongInput, nearest
 from .attributes import REGIONS, parse_region
 
-# %% ../nbs/12_masks.ipynb #070d2d2f
-TEMPLATE = {
+# %% ../nbs/12_masks.ipynb #71190ad2
+TEMPLATE = {    # left eye, right eye, nose, left and right corner of the mouth; fractions of the square picture
     'faces':  torch.tensor([(.375, .450), (.625, .450), (.500, .600), (.420, .720), (.580, .720)]),
     'celeba': torch.tensor([(.355, .369), (.653, .369), (.500, .555), (.372, .689), (.633, .689)]),
 }
 
-# %% ../nbs/12_masks.ipynb #426df72a
-def template_points(template='faces', # name of a `TEMPLATE`, or five points (5, 2) as fractions of the picture's width and height
-                    size=64):         # pixels: side of the square picture, or (H, W)
-    "Five landmarks (1, 5, 2) in pixels where aligned faces have them"
-    H, W = (size, size) if isinstance(size, int) else size
-    if isinstance(template, str): template = TEMPLATE[nearest(template, tuple(TEMPLATE), 'template')]
-    return (torch.as_tensor(template, dtype=torch.float32) * torch.tensor([W, H])).reshape(1, 5, 2)
+def _hw(size): return (size, size) if isinstance(size, int) else tuple(size)
 
-# %% ../nbs/12_masks.ipynb #cc4d14d8
-def face_coordinates(landmarks, # (N, 5, 2) pixels (x, y): left eye, right eye, nose, left and right corner of the mouth
-                     size):     # pixels: side of the square picture, or (H, W)
-    "Two (N, H, W) tensors: `x` along the eyes and `y` towards the mouth, origin between the eyes, unit one eye distance"
-    H, W = (size, size) if isinstance(size, int) else size
-    left, right = landmarks[:, 0], landmarks[:, 1]
-    c, e = (left + right) / 2, right - left
-    e = e / e.square().sum(1, keepdim=True)                        # unit vector / eye distance
-    i, j = (torch.arange(n, device=landmarks.device) + .5 for n in (H, W))
+# %% ../nbs/12_masks.ipynb #4687e175
+def template_points(
+    template='faces', # a name in `TEMPLATE`, or five points (5,2) as fractions of the picture
+    size=64, # pixels: the side of a square picture, or (H, W)
+)->torch.Tensor: # (1,5,2) pixels (x, y)
+    "Where aligned faces have their five landmarks"
+    H, W = _hw(size)
+    if isinstance(template, str): template = TEMPLATE[nearest(template, TEMPLATE, 'template')]
+    return torch.as_tensor(template, dtype=torch.float32).reshape(1, 5, 2) * torch.tensor([W, H])
+
+# %% ../nbs/12_masks.ipynb #6c3feb98
+def face_coordinates(
+    landmarks:torch.Tensor, # (N,5,2) pixels (x, y), in CelebA's order
+    size, # pixels: the side of a square picture, or (H, W)
+): # x and y, each (N,H,W), in eye distances
+    "Each pixel's place in the face: x along the eyes, y towards the mouth, origin between the eyes"
+    if landmarks.ndim!=3 or landmarks.shape[1:]!=(5, 2): raise WrongInput(f'landmarks (N,5,2) are expected, not {tuple(landmarks.shape)}')
+    left, right = landmarks[:, 0].float(), landmarks[:, 1].float()
+    c, e = (left + right)/2, right - left
+    e = e / e.square().sum(1, keepdim=True).clamp(min=1e-3)
+    i, j = (torch.arange(n, device=landmarks.device) + .5 for n in _hw(size))
     dx, dy = (j - c[:, :1])[:, None, :], (i - c[:, 1:])[:, :, None]
     ex, ey = e[:, 0, None, None], e[:, 1, None, None]
-    return dx * ex + dy * ey, dy * ex - dx * ey
+    return dx*ex + dy*ey, dy*ex - dx*ey
 
-# %% ../nbs/12_masks.ipynb #30a1d2f8
-#            centre x, y  half axes a, b   power  taper
-SHAPES = {
-    'mouth': (0.,  1.13,   .72,  .52,       2,     0.),
-    'eyes':  (0.,   .02,  1.00,  .34,       4,     0.),
-    'brows': (0.,  -.36,  1.00,  .26,       4,     0.),
-    'nose':  (0.,   .33,   .34,  .58,       4,     .25),
-    'face':  (0.,   .55,  1.20, 1.30,       4,    -.10),
+# %% ../nbs/12_masks.ipynb #89df7b09
+#             centre      half axes  power  taper      in eye distances from between the eyes
+SHAPES = {   # cx    cy     a     b    p     t
+    'mouth': (0.,  1.13,  .72,  .52,   2,   0.),
+    'eyes':  (0.,   .02, 1.00,  .34,   4,   0.),
+    'brows': (0.,  -.36, 1.00,  .26,   4,   0.),
+    'nose':  (0.,   .33,  .34,  .58,   4,  .25),
+    'face':  (0.,   .55, 1.20, 1.30,   4, -.10),
 }
 
-# %% ../nbs/12_masks.ipynb #1c957274
-def inside(x, y,   # face coordinates, (N, H, W)
-           shape): # row of `SHAPES`; its numbers may be (N, 1, 1) tensors, the power is one number
-    "Bool (N, H, W): the pixels inside a superellipse"
+# %% ../nbs/12_masks.ipynb #b349e539
+def inside(
+    x, y, # face coordinates, (N,H,W) each
+    shape, # a row of `SHAPES`; all but the power (2, 4 or 6) may be (N,1,1) tensors
+)->torch.Tensor: # bool (N,H,W)
+    "The pixels inside a superellipse"
     cx, cy, a, b, p, t = shape
-    v = (y - cy) / b
-    u = (x - cx) / (a * (1 + t * v.clamp(-1, 1)))
-    return u.square()**(p // 2) + v.square()**(p // 2) <= 1
+    v = (y - cy)/b
+    u = (x - cx)/(a*(1 + t*v.clamp(-1, 1)))
+    return u.square()**(p//2) + v.square()**(p//2) <= 1
 
-# %% ../nbs/12_masks.ipynb #c0773a2a
-def region_mask(region,            # 'mouth', or a union such as 'mouth+nose'
-                landmarks=None,    # (N, 5, 2) in pixels of that size; None: the template, N = 1
-                size=64,           # side of the square picture, or (H, W)
-                template='faces'): # where aligned faces have their landmarks: 'faces', 'celeba' or five points
-    "M (N, 1, H, W) float of 0 and 1: 1 where `region` lies"
+# %% ../nbs/12_masks.ipynb #231ea94b
+def region_mask(
+    region, # a region, or a union such as 'mouth+nose'
+    landmarks=None, # (N,5,2) pixels of a picture of that size; None: the template, N = 1
+    size=64, # pixels: the side of a square picture, or (H, W)
+    template='faces', # where aligned faces have their landmarks: a name in `TEMPLATE`, or (5,2) fractions
+)->torch.Tensor: # float (N,1,H,W) of 0 and 1
+    "M: 1 where `region` lies"
     if landmarks is None: landmarks = template_points(template, size)
     x, y = face_coordinates(landmarks, size)
-    M = torch.stack([inside(x, y, SHAPES[r]) for r in parse_region(region)]).any(0)
-    return M[:, None].float()
+    return torch.stack([inside(x, y, SHAPES[r]) for r in parse_region(region)]).any(0)[:, None].float()
 
-# %% ../nbs/12_masks.ipynb #63681dbc
-def erase(A, M): # A: (N, 3, H, W) in [-1, 1];  M: (N, 1, H, W)
-    "A_tilde = A * (1 - M): what the generator still sees of A"
-    return A * (1 - M)
+# %% ../nbs/12_masks.ipynb #c08db33c
+def erase(
+    A:torch.Tensor, # (N,3,H,W) in [-1,1]
+    M:torch.Tensor, # (N,1,H,W), 1 = erase
+)->torch.Tensor: # A_tilde, (N,3,H,W)
+    r"$\tilde A = A \odot (1 - M)$: what the generator still sees of A"
+    return A*(1 - M)
 
-# %% ../nbs/12_masks.ipynb #e520a994
-def paste(A_b, A, M): # A_b: what the network drew, A: the source, both (N, 3, H, W);  M: (N, 1, H, W)
-    "y = A_b * M + A * (1 - M): outside M the source itself"
-    return A_b * M + A * (1 - M)
+def paste(
+    A_b:torch.Tensor, # (N,3,H,W) in [-1,1], what the network drew
+    A:torch.Tensor, # (N,3,H,W) in [-1,1], the source
+    M:torch.Tensor, # (N,1,H,W) in 0..1
+)->torch.Tensor: # y, (N,3,H,W)
+    r"$y = A^b \odot M + A \odot (1 - M)$: the drawing inside the mask, the source outside"
+    return A_b*M + A*(1 - M)
 
-# %% ../nbs/12_masks.ipynb #9ea52f71
-def _gauss(r): # radius in pixels
-    k = torch.exp(-.5 * (torch.arange(-r, r + 1) / (r / 2))**2)
-    return k / k.sum()
-
-def soften(M,        # (N, 1, H, W) of 0 and 1
-           pixels):  # int: width of the soft edge; 0 leaves M as it is
-    "M with a soft edge on its inner side: 0 outside M as before"
+# %% ../nbs/12_masks.ipynb #e9070aae
+def soften(
+    M:torch.Tensor, # (N,1,H,W) of 0 and 1
+    pixels:int, # half width of the soft edge; 0 leaves M as it is
+)->torch.Tensor: # (N,1,H,W) in 0..1
+    "M with a soft edge on its inner side; outside it stays 0"
     r = int(pixels)
-    if r < 0: raise WrongInput(f'a soft edge of {pixels} pixels: give 0 or more')
-    if r == 0: return M
-    pad = lambda x: F.pad(x, (r, r, r, r), mode='replicate')
-    core = -F.max_pool2d(-pad(M), 2 * r + 1, 1)                       # M without its rim of r pixels
-    k = _gauss(r).to(M)
-    return F.conv2d(F.conv2d(pad(core), k[None, None, None]), k[None, None, :, None]) * M
+    if r < 0: raise WrongInput(f'a soft edge of {pixels} pixels: 0 or more are expected')
+    if r==0: return M
+    pad = lambda x: F.pad(x, (r, r, r, r), mode='replicate')       # no rim along the picture's own border
+    core = -F.max_pool2d(-pad(M), 2*r + 1, 1)
+    k = torch.exp(-.5*(torch.arange(-r, r+1, device=M.device)*2/r)**2).to(M.dtype)
+    k = k/k.sum()
+    return F.conv2d(F.conv2d(pad(core), k[None, None, None]), k[None, None, :, None])*M
 
-# %% ../nbs/12_masks.ipynb #acb62581
-def strokes(n, generator, # how many masks; CPU torch.Generator
-            K=2, V=4):    # strokes a mask, points a stroke
-    "Random brush strokes as fractions of the picture: points (n, K, V, 2) and half widths (n, K)"
-    u = lambda *s, lo=0., hi=1.: lo + (hi - lo) * torch.rand(*s, generator=generator)
+# %% ../nbs/12_masks.ipynb #5e5dcbd0
+def strokes(
+    n:int, # how many masks
+    generator:torch.Generator, # on the CPU
+    K:int=2, # strokes a mask (some are left out)
+    V:int=4, # points a stroke
+): # points (n,K,V,2) and half widths (n,K), as fractions of the picture
+    "Random brush strokes"
+    u = lambda *s, lo=0., hi=1.: lo + (hi - lo)*torch.rand(*s, generator=generator)
     start = u(n, K, 1, 2, lo=.2, hi=.8)
-    angle = u(n, K, 1, hi=2 * math.pi) + u(n, K, V - 1, lo=-1.2, hi=1.2).cumsum(-1)
-    step = u(n, K, V - 1, 1, lo=.08, hi=.28) * torch.stack([angle.cos(), angle.sin()], -1)
-    points = torch.cat([start, start + step.cumsum(2)], 2).clamp(0, 1)
-    r = u(n, K, lo=.03, hi=.09)
-    r[:, 1:] *= u(n, K - 1) < .6                                       # some masks have fewer strokes
-    return points, r
+    angle = u(n, K, 1, hi=2*math.pi) + u(n, K, V-1, lo=-1.2, hi=1.2).cumsum(-1)
+    step = u(n, K, V-1, 1, lo=.08, hi=.28)*torch.stack([angle.cos(), angle.sin()], -1)
+    r = u(n, K, lo=.04, hi=.10)
+    r[:, 1:] *= u(n, K-1) < .6
+    return torch.cat([start, start + step.cumsum(2)], 2).clamp(0, 1), r
 
-# %% ../nbs/12_masks.ipynb #187a1584
-def free_form(n, size, generator, # how many; pixels (side or (H, W)); CPU torch.Generator
-              device='cpu'):      # where the masks are wanted
-    "M (n, 1, H, W): 1 within the half width of a few random brush strokes"
-    H, W = (size, size) if isinstance(size, int) else size
+# %% ../nbs/12_masks.ipynb #0133c6ae
+def free_form(
+    n:int, # how many masks
+    size, # pixels: the side of a square picture, or (H, W)
+    generator:torch.Generator, # on the CPU
+    device='cpu', # where the masks are wanted
+)->torch.Tensor: # float (n,1,H,W) of 0 and 1
+    "M: 1 within the half width of a few random brush strokes"
     points, r = (t.to(device) for t in strokes(n, generator))
-    r = r[:, :, None, None]
-    i, j = ((torch.arange(s, device=device) + .5) / s for s in (H, W))
-    x, y = j[None, None, None, :], i[None, None, :, None]
-    M = torch.zeros(n, H, W, dtype=torch.bool, device=device)
+    i, j = ((torch.arange(s, device=device) + .5)/s for s in _hw(size))
+    x, y, r = j[None, None, None, :], i[None, None, :, None], r[:, :, None, None]
+    M = torch.zeros(n, len(i), len(j), dtype=torch.bool, device=device)
     for a, b in zip(points.unbind(2)[:-1], points.unbind(2)[1:]):
         (ax, ay), (dx, dy) = (q[..., None, None].unbind(2) for q in (a, b - a))
-        t = (((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy + 1e-9)).clamp(0, 1)
-        M |= ((x - ax - t * dx)**2 + (y - ay - t * dy)**2 < r * r).any(1)
+        t = (((x - ax)*dx + (y - ay)*dy)/(dx*dx + dy*dy + 1e-9)).clamp(0, 1)
+        M |= ((x - ax - t*dx)**2 + (y - ay - t*dy)**2 < r*r).any(1)
     return M[:, None].float()
 
-# %% ../nbs/12_masks.ipynb #6425cd80
+# %% ../nbs/12_masks.ipynb #963759bf
 TRAINED = ('mouth', 'mouth', 'eyes', 'eyes', 'brows', 'nose', 'face', 'face',
            'mouth+nose', 'eyes+brows', 'eyes+nose', 'mouth+nose+eyes+brows')
 
-# %% ../nbs/12_masks.ipynb #0b19fd08
-def _jittered(shape, n, generator, device): # one row of SHAPES -> the row with (n, 1, 1) tensors
-    u = lambda lo, hi: (lo + (hi - lo) * torch.rand(n, 1, 1, generator=generator)).to(device)
+def _jittered(shape, n, generator, device):
+    "A row of `SHAPES` with centres and half axes that differ a little from face to face"
+    u = lambda lo, hi: (lo + (hi - lo)*torch.rand(n, 1, 1, generator=generator)).to(device)
     cx, cy, a, b, p, t = shape
-    return cx + u(-.06, .06), cy + u(-.06, .06), a * u(.92, 1.2), b * u(.92, 1.2), p, t
+    return cx + u(-.06, .06), cy + u(-.06, .06), a*u(.95, 1.2), b*u(.95, 1.2), p, t
 
-# %% ../nbs/12_masks.ipynb #d6794861
-def training_masks(landmarks,     # (N, 5, 2) in pixels of that size
-                   size,          # pixels: side of the square picture, or (H, W)
-                   generator,     # CPU torch.Generator
-                   regions=None,  # regions and unions to choose from; None: `TRAINED`
-                   free=.15):     # share of free-form masks
-    "M (N, 1, H, W) as training sees it: for each face a random region, slightly moved and stretched, or brush strokes"
-    regions = [parse_region(r) for r in (regions or TRAINED)]
-    n, device = len(landmarks), landmarks.device
+# %% ../nbs/12_masks.ipynb #98222e6b
+def training_masks(
+    landmarks:torch.Tensor, # (N,5,2) pixels of a picture of that size
+    size, # pixels: the side of a square picture, or (H, W)
+    generator:torch.Generator, # on the CPU
+    regions=None, # regions and unions to choose from; None: `TRAINED`
+    free:float=.15, # share of free-form masks
+)->torch.Tensor: # float (N,1,H,W) of 0 and 1
+    "M for each face: a random region, slightly moved and stretched, or brush strokes"
+    regions, n, device = [parse_region(r) for r in regions or TRAINED], len(landmarks), landmarks.device
     pick = torch.randint(len(regions), (n,), generator=generator)
     pick[torch.rand(n, generator=generator) < free] = -1
-    x, y = face_coordinates(landmarks, size)
-    M = torch.zeros(x.shape, device=device)
-    for name in REGIONS:
-        has = torch.tensor([k >= 0 and name in regions[k] for k in pick.tolist()]).nonzero()[:, 0]
-        shape = _jittered(SHAPES[name], n, generator, device)
-        if not len(has): continue
-        has = has.to(device)
-        shape = [s[has] if torch.is_tensor(s) else s for s in shape]
-        M[has] = torch.maximum(M[has], inside(x[has], y[has], shape).float())
     rest = (pick < 0).nonzero()[:, 0].to(device)
-    if len(rest): M[rest] = free_form(len(rest), size, generator, device)[:, 0]
-    return M[:, None]
+    x, y = face_coordinates(landmarks, size)
+    M = torch.zeros(x.shape, dtype=torch.bool, device=device)
+    M[rest] = free_form(len(rest), size, generator, device)[:, 0].bool()
+    for name in REGIONS:
+        shape = _jittered(SHAPES[name], n, generator, device)
+        has = [k for k, p in enumerate(pick.tolist()) if p >= 0 and name in regions[p]]
+        if has: M[has] |= inside(x[has], y[has], [s[has] if torch.is_tensor(s) else s for s in shape])
+    return M[:, None].float()
