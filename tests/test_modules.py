@@ -1,5 +1,6 @@
 "Every exported module stands on its own: imports, names, docs"
 import ast
+import builtins
 import dis
 import importlib
 import inspect
@@ -46,7 +47,7 @@ def globals_read(code):
 @each_module
 def test_uses_no_name_of_its_notebook(module):
     "A name that only the notebook defines is a NameError in the package, on the day the line runs"
-    known = vars(importlib.import_module(f'ebgan_nb.{module}')).keys() | __builtins__.keys()
+    known = vars(importlib.import_module(f'ebgan_nb.{module}')).keys() | vars(builtins).keys()
     assert not sorted(set(globals_read(compile(source(module), module, 'exec'))) - known)
 
 @each_module

@@ -35,10 +35,10 @@ def test_notebook_is_small_and_whole(notebook, settings):
     nb = nbformat.read(ROOT/notebook, as_version=4)
     assert 'widgets' not in nb.metadata, 'saved widget state: delete it'
     assert f"colab.research.google.com/github/{settings['user']}/{settings['lib_name']}/blob/{settings['branch']}/{notebook})" in nb.cells[0].source
-    for c in nb.cells:
-        for out in c.get('outputs', []):
-            assert out.output_type!='error', f'{out.ename}: {out.evalue}'
-            assert len(out.get('data', {}).get('image/png', '')) <= 200_000, 'a picture over 150 KB'
+    outputs = [out for c in nb.cells for out in c.get('outputs', [])]
+    assert not [f'{out.ename}: {out.evalue}' for out in outputs if out.output_type=='error']
+    pictures = [len(out.get('data', {}).get('image/png', ''))*3//4 for out in outputs]
+    assert max(pictures, default=0) <= 150_000, 'a picture is too large: fewer or smaller panels'
 
 def test_readme_is_rendered_from_the_index():
     if not (ROOT/'nbs/index.ipynb').exists(): pytest.skip('there is no nbs/index.ipynb yet')
