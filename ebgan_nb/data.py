@@ -168,7 +168,7 @@ class CelebA:
         texts = [[k, f.stat().st_size, f.stat().st_mtime_ns] for k, f in self.files.items() if f and k!='pictures']
         return [str(self.files['pictures'].resolve()), self.pictures.identity(), texts]
 
-# %% ../nbs/20_data.ipynb #fb0c38c1
+# %% ../nbs/20_data.ipynb #d261dc28
 def _there(self, name):
     if name in self.pictures.names: return name
     raise WrongInput(f"{name} stands in {self.files['attributes'].name} but not in {self.pictures.path.name}: fetch it, or leave it out with --skip-bad")
@@ -191,7 +191,7 @@ def _read_labels(self):
     except WrongInput as e: raise WrongInput(f'{path.name}, column names: {e}') from None
     landmarks = _aligned(self, 'landmarks', names, 10) if self.files['landmarks'] else None
     self.partition = _aligned(self, 'partition', names, 1, (0, 1, 2))[:, 0].astype(np.int8)
-    self.landmarks = None if landmarks is None else landmarks.reshape(-1, 5, 2).astype(np.float32) + .5     # middle of the pixel
+    self.landmarks = None if landmarks is None else landmarks.reshape(-1, 5, 2).astype(np.float32)
     self.names, self.labels = names, pd.DataFrame((y > 0).astype(np.int8), index=names, columns=columns)
     if not self.skip_bad and not set(names) <= set(self.pictures.names): [_there(self, n) for n in names]
 
@@ -463,7 +463,7 @@ def members(
     at = np.arange(k*bs, (k+1)*bs)
     return np.concatenate([_order(n, seed, int(e))[at[at//n==e] % n] for e in np.unique(at//n)])
 
-# %% ../nbs/20_data.ipynb #fc8da03c
+# %% ../nbs/20_data.ipynb #382c4f2d
 def _train_batch(dl, k):
     "A (uint8), M, y_A and the permutation that makes B"
     g, p = generator(dl.seed, 'batch', k), dl.pictures
@@ -478,8 +478,8 @@ def _valid_batch(dl, k):
     "A (uint8), M, y_A and the permutation that makes B: nothing random"
     p, at = dl.pictures, range(k*dl.bs, min((k+1)*dl.bs, len(dl.idxs)))
     i, m, regions = dl.idxs[at.start:at.stop], p.margin, dl.regions or REGIONS
-    points = p.points(i) - m
-    M = torch.cat([region_mask(regions[j % len(regions)], points[j - at.start][None], p.size) for j in at])
+    points = [None]*len(i) if p.landmarks is None else (p.points(i) - m).split(1)
+    M = torch.cat([region_mask(regions[j % len(regions)], q, p.size, p.template) for j, q in zip(at, points)])
     return p.pixels(i)[..., m:m+p.size, m:m+p.size], M, p.labels[i], torch.arange(1, len(i) + 1) % len(i)
 
 # %% ../nbs/20_data.ipynb #c07dd54c
