@@ -102,11 +102,12 @@ def to_pil(
     if x.ndim!=3 or len(x)!=3: raise WrongInput(f'to_pil wants one picture (3,H,W), not {tuple(x.shape)}: `grid` shows several')
     return Image.fromarray(to_uint8(x).permute(1, 2, 0).cpu().numpy())
 
-# %% ../nbs/00_core.ipynb #9ec6e9ed
+# %% ../nbs/00_core.ipynb #79a65d58
 def _shown(x)->torch.Tensor: # uint8 (N,3,H,W) on the CPU
     "Bytes to look at, from bytes, floats in [-1,1] (3 channels) or masks in [0,1] (1 channel)"
-    if not torch.is_tensor(x): x = torch.stack(list(x))
+    if not torch.is_tensor(x): x = torch.stack(list(x)) if len(x) else torch.zeros(0, 3, 1, 1)
     x = (x[None] if x.ndim==3 else x).detach().cpu()
+    if not len(x): raise WrongInput('there is no picture to show')
     if x.ndim!=4 or x.shape[1] not in (1, 3): raise WrongInput(f'pictures (N,3,H,W) or masks (N,1,H,W) can be shown, not {tuple(x.shape)}')
     if x.shape[1]==1 and x.dtype!=torch.uint8: x = x.float()*2 - 1
     return to_uint8(x).expand(-1, 3, -1, -1)
@@ -180,10 +181,10 @@ def asset(
     folder = Path(str(files('ebgan_nb')))/'assets'
     return folder/nearest(name, sorted(p.name for p in folder.glob('*')), 'asset')
 
-# %% ../nbs/00_core.ipynb #7e8c9822
-def _fsync(path):
+# %% ../nbs/00_core.ipynb #af91d3ae
+def _fsync(path, flags=os.O_RDONLY):
     "Bytes of a file, or names in a folder, down to the disk"
-    fd = os.open(path, os.O_RDONLY)
+    fd = os.open(path, flags)
     try: os.fsync(fd)
     finally: os.close(fd)
 
@@ -197,7 +198,7 @@ def written(
     beside = path.with_name(f'.{path.stem[:40]}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}')
     try:
         yield beside
-        _fsync(beside)
+        _fsync(beside, os.O_RDWR)
         os.replace(beside, path)
         if os.name=='posix': _fsync(path.parent)
     finally: beside.unlink(missing_ok=True)
