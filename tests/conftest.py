@@ -32,9 +32,14 @@ def modules():
     return {m: number for m, number in numbered.items() if m}
 
 def files():
-    "The repository's files, committed or about to be"
-    listed = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True)
-    return sorted(f for f in listed.stdout.splitlines() if (ROOT/f).is_file())
+    "The repository's files, committed or about to be; without git, all but what git would ignore"
+    try:
+        git = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True, check=True)
+        found = git.stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        ignored = re.compile(r'(^|/)(\.git|\.venv|__pycache__|\.ipynb_checkpoints|\.pytest_cache|[^/]*\.egg-info)/|^(build|dist)/|^data/(?!README)')
+        found = [f for p in ROOT.rglob('*') if not ignored.search(f := p.relative_to(ROOT).as_posix())]
+    return sorted(f for f in found if (ROOT/f).is_file())
 
 def tool(name, *args, cwd, **env):
     "Run a command of this Python's environment"
