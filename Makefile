@@ -24,8 +24,8 @@ $(READY): settings.ini setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	@touch $@
 
-lab: $(READY) ## environment, package, then JupyterLab at the front door (LAB_FLAGS="--no-browser --port=8888")
-	$(BIN)/jupyter lab nbs/index.ipynb $(ROOT_FLAG) $(LAB_FLAGS)
+lab: $(READY) ## environment, package, then JupyterLab at the front door, nbs/index.ipynb (LAB_FLAGS="--no-browser --port=8888")
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ROOT_FLAG) $(LAB_FLAGS)
 
 test: $(READY) ## run every notebook as a test, then every check that needs no browser
 	$(BIN)/nbdev_test --timing
