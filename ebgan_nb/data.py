@@ -8,7 +8,7 @@ __all__ = ['MAX_PIXELS', 'ANNOTATIONS', 'CROPS', 'VERSION', 'PAGE', 'read_annota
            'cache_folder', 'locked', 'build_cache', 'Pictures', 'cached', 'gather', 'members', 'EditBatches',
            'show_edits', 'dataloaders', 'download']
 
-# %% ../nbs/20_data.ipynb #589d44d6
+# %% ../nbs/20_data.ipynb #edffeeb4
 import copy
 import hashlib
 import io
@@ -35,7 +35,7 @@ from fastprogress.fastprogress import progress_bar
 from PIL import Image
 
 from .attributes import CELEBA, REGIONS, check_attributes, label_names, parse_region
-from .core import RunFailed, WrongInput, best_device, data_home, generator, nearest, quick, to_unit
+from .core import RunFailed, WrongInput, best_device, data_home, generator, grid, nearest, quick, to_unit
 from .masks import TEMPLATE, erase, region_mask, template_points, training_masks
 
 # %% ../nbs/20_data.ipynb #6fddafe7
@@ -213,7 +213,7 @@ def crop_fractions(
     if abs((r-l)*w/((b-t)*h) - 1) > .03: raise WrongInput(f'crop {tuple(crop)} of {w} x {h} pixels is {(r-l)*w:.0f} x {(b-t)*h:.0f}: a square is expected')
     return tuple(crop)
 
-# %% ../nbs/20_data.ipynb #810bdcc8
+# %% ../nbs/20_data.ipynb #2f10c958
 def take_crop(
     image, # PIL, RGB
     fractions, # left, top, right, bottom of the crop
@@ -230,7 +230,7 @@ def take_crop(
     inner = (size + 2*margin - before - after).tolist()
     x = np.asarray(image.resize(inner, Image.Resampling.BICUBIC, box=(*first, *last)))
     if before.any() or after.any(): x = np.pad(x, ((before[1], after[1]), (before[0], after[0]), (0, 0)), mode='edge')
-    return x.transpose(2, 0, 1)
+    return np.ascontiguousarray(x.transpose(2, 0, 1))
 
 # %% ../nbs/20_data.ipynb #e9ef354b
 class FaceWorld:
@@ -279,7 +279,7 @@ def in_order(
                 waiting.extend(pool.submit(fn, o) for o in islice(items, 1))
         finally: [f.cancel() for f in waiting]
 
-# %% ../nbs/20_data.ipynb #757f7fec
+# %% ../nbs/20_data.ipynb #9f96bb88
 def _photo(i, source, size, crop):
     "One photograph: pixels and the crop in pixels; or None and what is wrong"
     try:
@@ -306,18 +306,18 @@ def _photos(source, size, crop, add):
     return source.labels, points, bad
 
 def _bar(items, what):
-    bar = progress_bar(items, leave=False)
+    bar = progress_bar(items, leave=False, display=len(items) > 20)
     bar.comment = what
     return bar
 
-# %% ../nbs/20_data.ipynb #401db684
+# %% ../nbs/20_data.ipynb #4c5e5d46
 def _drawn(source, size, add):
     "Hand all drawn faces to `add` -> labels, landmarks in pixels of the cache, {}"
     from ebgan_nb import faces
     labels, points, m = [], [], size//16
     for n, seed in _bar(list(source.portions()), 'drawing faces'):
         x, y, p = faces.draw(n, seed=seed, size=size)
-        add(np.pad(np.asarray(x), ((0, 0), (0, 0), (m, m), (m, m)), mode='edge'))
+        add(np.pad(x.numpy(), ((0, 0), (0, 0), (m, m), (m, m)), mode='edge'))
         labels.append(y); points.append(np.asarray(p, dtype=np.float32) + m)
     return pd.concat(labels), np.concatenate(points), {}
 
@@ -341,7 +341,7 @@ def locked(
         if fcntl: fcntl.flock(f, fcntl.LOCK_EX)
         yield bool(fcntl)
 
-# %% ../nbs/20_data.ipynb #73794ff5
+# %% ../nbs/20_data.ipynb #b02907d4
 def build_cache(
     source, size, crop, # see `cached`
     folder, # where it will lie
@@ -355,7 +355,7 @@ def build_cache(
     try:
         with open(part/'images.npy', 'wb') as f:
             np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=(n, 3, side, side)))
-            add = lambda x: f.write(np.ascontiguousarray(x).data)
+            add = lambda x: f.write(x.data)
             rest = _drawn(source, size, add) if source.kind=='faces' else _photos(source, size, crop, add)
             f.flush(); os.fsync(f.fileno())
         _write_rest(part, source, size, crop, *rest)
@@ -482,7 +482,7 @@ def _valid_batch(dl, k):
     M = torch.cat([region_mask(regions[j % len(regions)], q, p.size, p.template) for j, q in zip(at, points)])
     return p.pixels(i)[..., m:m+p.size, m:m+p.size], M, p.labels[i], torch.arange(1, len(i) + 1) % len(i)
 
-# %% ../nbs/20_data.ipynb #c07dd54c
+# %% ../nbs/20_data.ipynb #0051cc7f
 class EditBatches(DataLoader):
     "Batches (A, B, M, y_A, y_B); batch k is a pure function of (seed, k)"
     n_inp = 3
@@ -518,33 +518,42 @@ class EditBatches(DataLoader):
         return A, A[perm], M, y, y[perm]
     def one_batch(self): return self.batch(self.start)
     def new(self, *args, **kwargs): return copy.copy(self)
-    def show_batch(self, b=None, max_n=8, **kwargs): return show_edits(b or self.one_batch(), self.attributes, max_n)
-    def show_results(self, b, out, max_n=8, **kwargs):
+    def show_batch(self, b=None, max_n=6, **kwargs): return show_edits(b or self.one_batch(), self.attributes, max_n)
+    def show_results(self, b, out, max_n=6, **kwargs):
         from IPython.display import display
         display(show_edits(b, self.attributes, max_n, y=out))
 
-# %% ../nbs/20_data.ipynb #321dd6f2
+# %% ../nbs/20_data.ipynb #2db7b2c1
 def show_edits(
     b, # a batch: A, B, M, y_A, y_B
     attributes, # names of the labels
-    n:int=8, # pictures a row
+    n:int=6, # pictures a row
     y=None, # (N,3,H,W) in [-1,1]: the results, if there are any
 ): # matplotlib Figure
-    "What the networks really get: A, A_tilde and B*M with the labels that are on, and the result if there is one"
+    "What the networks really get: A, A_tilde, B and B*M, and the results if there are any; above A the labels that A has and B has not, above B the reverse"
     import matplotlib.pyplot as plt
     A, B, M, y_A, y_B = (t[:n].detach().float().cpu() for t in b)
     rows = {'A': A, 'A_tilde': erase(A, M), 'B': B, 'B * M': B*M} | ({} if y is None else {'y': y[:n].detach().float().cpu()})
-    fig, axs = plt.subplots(len(rows), len(A), figsize=(1.2*len(A), 1.28*len(rows)), squeeze=False)
-    for line, (title, x) in zip(axs, rows.items()):
-        for j, (ax, a) in enumerate(zip(line, x)):
-            ax.imshow((a.permute(1, 2, 0).clamp(-1, 1) + 1)/2); ax.set_xticks([]); ax.set_yticks([])
-            labels, other = {'A': (y_A, y_B), 'B': (y_B, y_A)}.get(title, (None, None))
-            if labels is not None:                          # only labels in which A and B differ
-                on = [o.replace('_', ' ') for o in label_names(labels[j]*(1 - other[j]), attributes)]
-                ax.set_title('\n'.join(on[:3] + ['...']*(len(on) > 3)) or '-', fontsize=5.5, pad=2)
-        line[0].set_ylabel(title, fontsize=8)
-    fig.tight_layout(pad=.4); plt.close(fig)
+    zoom, left, head, top = max(1, 128//A.shape[-1]), 56, 36, 0
+    side = zoom*A.shape[-1] + 2
+    W, H = left + len(A)*side, len(rows)*side + 2*head
+    fig = plt.figure(figsize=(W/100, H/100), dpi=100)
+    for name, x in rows.items():
+        only = {'A': y_A*(1 - y_B), 'B': y_B*(1 - y_A)}.get(name)
+        if only is not None:
+            top += head
+            for j, o in enumerate(only): fig.text((left + (j + .5)*side)/W, 1 - (top - 3)/H, _caption(o, attributes), ha='center', va='bottom', fontsize=6)
+        strip = grid(x, ncol=len(x), zoom=zoom)
+        ax = fig.add_axes((left/W, 1 - (top + strip.height)/H, strip.width/W, strip.height/H))
+        ax.imshow(strip, interpolation='nearest'); ax.set_axis_off()
+        fig.text((left - 6)/W, 1 - (top + strip.height/2)/H, name, ha='right', va='center', fontsize=8)
+        top += side
+    plt.close(fig)
     return fig
+
+def _caption(y, attributes, most=3):
+    names = [o.replace('_', ' ') for o in label_names(y, attributes)]
+    return '\n'.join(names[:most - (len(names) > most)] + ['...']*(len(names) > most)) or '-'
 
 # %% ../nbs/20_data.ipynb #2e032b24
 def dataloaders(
