@@ -56,7 +56,9 @@ def lab(copy, tmp_path_factory):
         else: pytest.fail((home/'lab.log').read_text()[-2000:])
         yield url
     finally:
-        server.terminate(); server.wait(30)
+        server.terminate()
+        try: server.wait(30)
+        except subprocess.TimeoutExpired: server.kill()
 
 @pytest.fixture(scope='module')
 def page(lab):
