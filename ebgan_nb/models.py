@@ -127,7 +127,7 @@ class GeneratorEncoder(nn.Module):
             maps.append(x)
         return x, tuple(maps[-2::-1]) if self.skips else ()
 
-# %% ../nbs/32_models.ipynb #188b22cd
+# %% ../nbs/32_models.ipynb #78e15463
 class GeneratorDecoder(nn.Module):
     "G_dec: the completed picture. A_b = G_dec(Z_A, code_B)"
     def __init__(self, c:Config):
@@ -137,6 +137,8 @@ class GeneratorDecoder(nn.Module):
         for i in range(len(cs)):
             ins = [cs[i]] + [cs[i]]*(i>0 and c.skips) + [c.code_channels]*(i==self.code_at)
             self.up.append(Up(ins, cs[i+1], c.norm) if i<len(cs)-1 else Up(ins, 3, act=False))
+        with torch.no_grad():
+            for conv in self.up[-1].convs: conv.weight *= .1 # starts near mid-grey, where tanh is steep
 
     def forward(self,
         Z_A:tuple, # (map, skips) from G_enc, of N pictures
