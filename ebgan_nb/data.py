@@ -195,12 +195,13 @@ def _read_labels(self):
     self.names, self.labels = names, pd.DataFrame((y > 0).astype(np.int8), index=names, columns=columns)
     if not self.skip_bad and not set(names) <= set(self.pictures.names): [_there(self, n) for n in names]
 
-# %% ../nbs/20_data.ipynb #aeacc1da
+# %% ../nbs/20_data.ipynb #74ae1b76
 CROPS = dict(tight=(12/89, 32/109, 76/89, 96/109), square=(0, 20/218, 1, 198/218), whole=(0, 0, 1, 1))     # left, top, right, bottom
 
 def crop_fractions(
     crop, # a name in `CROPS`, 'auto', or four fractions: left, top, right, bottom
-    w:int, h:int, # the picture's size in pixels
+    w:int, # the picture's width, pixels
+    h:int, # its height
 )->tuple: # four fractions
     "Which part of a picture is used"
     if isinstance(crop, str) and crop=='auto':
@@ -253,15 +254,15 @@ class FaceWorld:
         from ebgan_nb import faces
         return [self.n, self.valid, self.seed, self.chunk, hashlib.sha256(Path(faces.__file__).read_bytes()).hexdigest()]
 
-# %% ../nbs/20_data.ipynb #4908b4f8
+# %% ../nbs/20_data.ipynb #c1bc2587
 def open_source(
-    data, # 'faces', a path to CelebA (folder or zip), or a source
+    data, # 'faces', a path to CelebA (folder or zip; './faces' if it has that name), or a source
     skip_bad:bool=False, # go on without unreadable photographs
     n:int=None, # training faces, if they are drawn
 ): # `FaceWorld` or `CelebA`
     "The source that `data` means"
     if not isinstance(data, (str, os.PathLike)): return data
-    return FaceWorld(n) if str(data)=='faces' else CelebA(data, skip_bad)
+    return FaceWorld(n) if data=='faces' else CelebA(data, skip_bad)
 
 # %% ../nbs/20_data.ipynb #fa044833
 def in_order(
@@ -433,14 +434,15 @@ def cached(
     if p.info['bad'] and not source.skip_bad: raise WrongInput(p.info['bad'][0][1])
     return p
 
-# %% ../nbs/20_data.ipynb #f36f137e
+# %% ../nbs/20_data.ipynb #1853a011
 _MIRROR = [1, 0, 2, 4, 3]            # left eye <-> right eye, nose, left <-> right corner of the mouth
 
 def gather(
     x:torch.Tensor, # uint8 (n,3,S',S')
     points:torch.Tensor, # (n,5,2) pixels of x
     size:int, # S
-    dx:torch.Tensor, dy:torch.Tensor, # (n,) ints in 0..S'-S: where the crop begins
+    dx:torch.Tensor, # (n,) ints in 0..S'-S: where the crop begins
+    dy:torch.Tensor, # likewise, from above
     flip:torch.Tensor, # bool (n,): mirror left and right
 ): # uint8 (n,3,S,S) and its landmarks
     "Crop and mirror each picture of a batch, and its landmarks with it"

@@ -56,9 +56,10 @@ SHAPES = {   # cx    cy     a     b    p     t
     'face':  (0.,   .58, 1.36, 1.38,   3, -.06),
 }
 
-# %% ../nbs/12_masks.ipynb #3133ff5a
+# %% ../nbs/12_masks.ipynb #5f4ebc83
 def inside(
-    x, y, # face coordinates, (N,H,W) each
+    x, # face coordinate along the eyes, (N,H,W)
+    y, # face coordinate towards the mouth, (N,H,W)
     shape, # a row of `SHAPES`; all but the power may be (N,1,1) tensors
 )->torch.Tensor: # bool (N,H,W)
     "The pixels inside a superellipse"
@@ -68,11 +69,14 @@ def inside(
     power = lambda z: z.square()**(p//2)*(z.abs() if p % 2 else 1)           # |z|^p, much faster than pow
     return power(u) + power(v) <= 1
 
-# %% ../nbs/12_masks.ipynb #bd687bb2
+# %% ../nbs/12_masks.ipynb #b5f3249e
 SLACK = dict(faces=.12, celeba=0.)     # eye distances: how far a face may lie off the template
 
-def larger(shape, d):
-    "A row of `SHAPES` with half axes that are longer by `d`"
+def larger(
+    shape, # a row of `SHAPES`
+    d:float, # eye distances
+): # a row of `SHAPES`
+    "The same shape with half axes that are longer by `d`"
     cx, cy, a, b, p, t = shape
     return cx, cy, a + d, b + d, p, t
 
