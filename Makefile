@@ -8,6 +8,8 @@ ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # torch's threads spin while they wait, and starve every other process on a small machine
 export OMP_WAIT_POLICY := passive
+# tests run side by side: one thread each, since two that wait for each other beside a busy core take ten times as long
+test test-browser: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help env lab test test-browser chromium prepare clean

@@ -44,15 +44,20 @@ class Passes(NamedTuple):
     code_B: Tensor   # E(B, M)
     code_Ab: Tensor  # E(A_b, M)
 
-# %% ../nbs/50_training.ipynb #d6080621
+# %% ../nbs/50_training.ipynb #525401aa
 class Adversaries(nn.Module):
     "EBGAN `net` beside its discriminator `D`: one module for the learner, two groups of parameters"
     def __init__(self, net, D):
         super().__init__()
         self.net, self.D, self.autocast = net, D, nullcontext
 
-    def forward(self, A, B, M, A_seen=None):
-        "All passes of E and G for one batch; E sees `A_seen` in the reconstruction pass (None: A itself)"
+    def forward(self,
+        A, # (N, 3, H, W) source in [-1, 1]
+        B, # (N, 3, H, W) exemplar
+        M, # (N, 1, H, W) mask of 0/1
+        A_seen=None, # what E sees in the reconstruction pass; None: A itself
+    ) -> Passes:
+        "All passes of E and G for one batch"
         E, G = self.net.E, self.net.G
         with self.autocast():
             code_B, code_A = E(torch.cat([B, A if A_seen is None else A_seen]), torch.cat([M, M])).chunk(2)
@@ -61,11 +66,14 @@ class Adversaries(nn.Module):
             code_Ab = E(A_b, M)
         return Passes(A, M, A_a.float(), A_b.float(), paste(A_b.float(), A, M), code_B.float(), code_Ab.float())
 
-    def judge(self, x, M):
+    def judge(self,
+        x, # (N, 3, H, W) pictures
+        M, # (N, 1, H, W) masks
+    ): # logits of D
         "Logits of D for pictures `x`"
         with self.autocast(): return self.D(x, M).float()
 
-# %% ../nbs/50_training.ipynb #2404f6e1
+# %% ../nbs/50_training.ipynb #78488780
 class Adversarial(Callback):
     "D's step in `after_pred`, then fastai's own step for E and G: Eq. 10 and 11"
     order = 10
@@ -93,7 +101,9 @@ class Adversarial(Callback):
         rest(self.model)
         self.model.D.requires_grad_(True)
 
-def rest(net):
+def rest(
+    net # any `nn.Module`
+):
     "Gradients of `None`: an optimiser does not touch such parameters"
     for p in net.parameters(): p.grad = None
 
@@ -155,9 +165,14 @@ class Term(Metric):
     @property
     def name(self): return self.term
 
-# %% ../nbs/50_training.ipynb #f1b60a1b
-def averaging(averaged, current, n, decay=.999):
-    "Exponential moving average with a quick start, in place, for lists of tensors"
+# %% ../nbs/50_training.ipynb #f1f5f8eb
+def averaging(
+    averaged, # list of tensors, changed in place
+    current, # the same tensors of the net in training
+    n, # how often this was called before
+    decay=.999, # share of the past that stays, in the long run
+):
+    "Exponential moving average with a quick start"
     d = min(decay, (1+int(n))/(10+int(n)))
     for a, c in zip(averaged, current): a.lerp_(c.to(a.dtype), 1-d) if a.is_floating_point() else a.copy_(c)
 
@@ -182,11 +197,13 @@ class Averaged(Callback):
 
     def after_validate(self): self.swap()
 
-# %% ../nbs/50_training.ipynb #b2853689
+# %% ../nbs/50_training.ipynb #df38619c
 PRECISIONS = dict(float32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
-def best_precision(device: torch.device) -> str:
-    "The quickest precision that this device does well: 'bf16', 'fp16' or 'float32'"
+def best_precision(
+    device: torch.device # where the nets run
+) -> str: # 'bf16', 'fp16' or 'float32'
+    "The quickest precision that a device does well"
     if device.type=='cuda': return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
     native = getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)
     return 'bf16' if device.type=='cpu' and native() else 'float32'
@@ -224,8 +241,11 @@ class ShowEdits(Callback):
         elif self.handle: self.handle.update(picture)
         else: self.handle = show_picture(picture)
 
-# %% ../nbs/50_training.ipynb #bbd30d1b
-def save_picture(picture, path):
+# %% ../nbs/50_training.ipynb #791d766c
+def save_picture(
+    picture, # PIL
+    path # a .png file
+):
     "Write a picture so that a reader never sees half of it"
     with written(path) as tmp: picture.save(tmp, format='png')
 
@@ -235,13 +255,15 @@ def show_picture(picture):
     from IPython.display import display
     return display(picture, display_id=True) if get_ipython() else None
 
-# %% ../nbs/50_training.ipynb #9587002b
+# %% ../nbs/50_training.ipynb #2ed22891
 class EBGANLearner(Learner):
     "fastai's `Learner` for `Adversaries`"
     def lr_find(self, *args, **kwargs):
         raise WrongInput("lr_find needs one loss that tells a good rate from a bad one; E and G play against D here, and D's success raises their loss. Start from lr=2e-4 and look at the faces.")
 
-def two_groups(model):
+def two_groups(
+    model # `Adversaries`
+) -> list:
     "Parameter groups: E and G, then D"
     return [list(model.net.parameters()), list(model.D.parameters())]
 
@@ -269,8 +291,10 @@ def ebgan_learner(
 LEARNING_RATE = dict(course=2e-4, paper=1e-4)  # the paper's Adam: 1e-4
 TERMS = ('rec', 'rec_in_M', 'cyc', 'adv_g', 'adv_d')  # columns of the recorder, each for training and validation
 
-# %% ../nbs/50_training.ipynb #3905203b
-def snapshot(learn) -> tuple:
+# %% ../nbs/50_training.ipynb #3e419eed
+def snapshot(
+    learn # `EBGANLearner`
+) -> tuple: # ({name: tensor}, {name: plain value})
     "Tensors and JSON-able facts that the next batch depends on"
     tensors = {f'model.{k}': v for k, v in learn.model.state_dict().items()}
     tensors |= {f'average.{k}': v for k, v in learn.averaged.average.state_dict().items()}
@@ -287,8 +311,11 @@ def machine(learn) -> dict:
     "What bit-for-bit equality depends on"
     return dict(torch=torch.__version__, device=str(learn.dls.device), threads=torch.get_num_threads(), precision=learn.half_precision.used)
 
-# %% ../nbs/50_training.ipynb #da503d38
-def save_checkpoint(learn, path):
+# %% ../nbs/50_training.ipynb #f90dfe69
+def save_checkpoint(
+    learn, # `EBGANLearner`
+    path # a .safetensors file
+):
     "Write a checkpoint beside and rename it: at `path` there is always a whole one"
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -353,7 +380,7 @@ def rounds(self:Limit) -> int:
     a_batch = (time.monotonic()-self.began)/(k-self.first)
     return math.ceil((k + (self.seconds-(time.monotonic()-self.began))/a_batch)/n)
 
-# %% ../nbs/50_training.ipynb #e4b02d6d
+# %% ../nbs/50_training.ipynb #aedf3f15
 @dataclasses.dataclass
 class Settings:
     "What a run is made of; stored in its folder"
@@ -375,7 +402,9 @@ class Settings:
 
 MODELS = ('ebgan',)
 
-def checked(s: Settings) -> Settings:
+def checked(
+    s: Settings # what was asked for
+) -> Settings:
     "The same settings, or `WrongInput`"
     nearest(s.model, MODELS, 'model'); nearest(s.preset, LEARNING_RATE, 'preset'); nearest(s.precision, ['auto', *PRECISIONS], 'precision')
     for k in ('size', 'bs', 'batches', 'minutes', 'round', 'lr'):
@@ -416,7 +445,7 @@ class Brief(ProgressCallback):
         terms = '  '.join(f"{t} {row[f'train_{t}']:.3f}/{row[f'valid_{t}']:.3f}" for t in TERMS)
         self.mbar.write(f"batch {self.learn.adversarial.k:6d}  {terms}  {row['time']}")
 
-# %% ../nbs/50_training.ipynb #d35446e1
+# %% ../nbs/50_training.ipynb #4cb5a63a
 class GoOn(Callback):
     "Number rounds and batches from the beginning of the run, not of this call of `fit`"
     order = -5
@@ -424,7 +453,9 @@ class GoOn(Callback):
     def before_epoch(self): self.learn.epoch += self.first
 
 @contextmanager
-def interruptible(limit: Limit):
+def interruptible(
+    limit: Limit # it is told to stop
+):
     "Ctrl-C ends the run at the end of the batch; a second one at once"
     if threading.current_thread() is not threading.main_thread(): yield; return
     def handler(*_):
@@ -434,8 +465,12 @@ def interruptible(limit: Limit):
     try: yield
     finally: signal.signal(signal.SIGINT, old)
 
-# %% ../nbs/50_training.ipynb #4bce6ffe
-def new_run(s: Settings, out, resume=False) -> Path:
+# %% ../nbs/50_training.ipynb #ede090f5
+def new_run(
+    s: Settings, # kept in the folder
+    out, # the folder
+    resume=False # may a run be there already?
+) -> Path:
     "Make the folder of a run; a folder that holds one already is not overwritten"
     out = Path(out)
     if not resume and (out/'checkpoint.safetensors').exists(): raise WrongInput(f"{out} holds a run already: go on with --resume {out}, or choose another --out")
@@ -445,14 +480,16 @@ def new_run(s: Settings, out, resume=False) -> Path:
     except OSError as e: raise RunFailed(f"cannot write into {out}: {e.strerror}; choose another --out") from None
     return out
 
-def settings_of(out) -> Settings:
+def settings_of(
+    out # the run's folder
+) -> Settings:
     "The settings of an earlier run"
     file = Path(out)/'settings.json'
     try: return Settings(**json.loads(file.read_text()))
     except FileNotFoundError: raise WrongInput(f"{out}: no run there ({file.name} is missing); give the folder that ebgan_train named as --out") from None
     except (ValueError, TypeError): raise WrongInput(f"{file}: torn or not of ebgan_train") from None
 
-# %% ../nbs/50_training.ipynb #34a9ebe6
+# %% ../nbs/50_training.ipynb #a52cbeda
 def go_on(learn, out):
     "Load a run's checkpoint, if it got as far as one; say so when bit-for-bit equality is not to be expected"
     file = Path(out)/'checkpoint.safetensors'
@@ -462,7 +499,10 @@ def go_on(learn, out):
     changed = [f'{k} {v}, now {here[k]}' for k, v in facts['machine'].items() if here[k] != v]
     if changed: print(f"note: this run was made with {'; '.join(changed)}: it goes on, but not bit for bit", file=sys.stderr)
 
-def start_from(learn, weights):
+def start_from(
+    learn, # `EBGANLearner`
+    weights # a file of `save_weights`
+):
     "Put published or own weights into E and G; D starts anew"
     net, _ = load_weights(weights)
     if net.config != learn.model.net.config: raise WrongInput(f"--init {weights}: made for {net.config}, this run is {learn.model.net.config}")
@@ -521,15 +561,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--tensorboard', action='store_true', help="log for TensorBoard, too")
     return p
 
-# %% ../nbs/50_training.ipynb #6dd966f3
+# %% ../nbs/50_training.ipynb #38e83b95
 def default_run(s: Settings) -> Path:
     "A new folder in data/runs, named after the settings"
     first = data_home()/'runs'/f'{s.model}-{Path(s.data).stem}-{s.size}-seed{s.seed}'
     return next(f for i in range(1, 10**6) if not (f := first if i==1 else first.with_name(f'{first.name}-{i}')).exists())
 
 @command
-def main(argv=None):
-    "ebgan_train"
+def main(
+    argv=None # list of words; None: the command line's
+):
+    "`ebgan_train`: train, or go on with a run"
     args = vars(parser().parse_args(argv))
     out, resume, tensorboard = args.pop('out'), args.pop('resume'), args.pop('tensorboard')
     given = {k: v for k, v in args.items() if v is not None}
