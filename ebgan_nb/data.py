@@ -8,8 +8,9 @@ __all__ = ['MAX_PIXELS', 'ANNOTATIONS', 'CROPS', 'VERSION', 'PAGE', 'read_annota
            'cache_folder', 'locked', 'build_cache', 'Pictures', 'cached', 'gather', 'members', 'EditBatches',
            'show_edits', 'dataloaders', 'download']
 
-# %% ../nbs/20_data.ipynb #edffeeb4
+# %% ../nbs/20_data.ipynb #9b1a8e87
 import copy
+import errno
 import hashlib
 import io
 import json
@@ -322,8 +323,8 @@ def _drawn(source, size, add):
         labels.append(y); points.append(np.asarray(p, dtype=np.float32) + m)
     return pd.concat(labels), np.concatenate(points), {}
 
-# %% ../nbs/20_data.ipynb #1361f559
-VERSION = 1     # raise it when the same source gives other pixels
+# %% ../nbs/20_data.ipynb #a3d79e90
+VERSION = 2     # raise it when the same source gives other pixels
 
 def cache_folder(source, size, crop)->Path:
     "The place of a cache, named by a hash of all it is made of"
@@ -342,7 +343,7 @@ def locked(
         if fcntl: fcntl.flock(f, fcntl.LOCK_EX)
         yield bool(fcntl)
 
-# %% ../nbs/20_data.ipynb #b02907d4
+# %% ../nbs/20_data.ipynb #600afaf0
 def build_cache(
     source, size, crop, # see `cached`
     folder, # where it will lie
@@ -361,9 +362,12 @@ def build_cache(
             f.flush(); os.fsync(f.fileno())
         _write_rest(part, source, size, crop, *rest)
         if not folder.exists(): os.replace(part, folder)
+    except OSError as e:
+        if e.errno!=errno.ENOSPC: raise
+        raise RunFailed(f'the disk of {folder.parent} became full while the cache was written: nothing is left of it; make room, or set EBGAN_DATA to another disk') from None
     finally: shutil.rmtree(part, ignore_errors=True)
 
-# %% ../nbs/20_data.ipynb #f9047d1b
+# %% ../nbs/20_data.ipynb #661245cf
 def _write_rest(part, source, size, crop, labels, points, bad):
     "Labels, partition, landmarks and what else is to be known, beside the pixels"
     partition = np.array(source.partition, dtype=np.int8)
@@ -374,7 +378,8 @@ def _write_rest(part, source, size, crop, labels, points, bad):
     good = np.flatnonzero(partition >= 0)
     if not len(good): raise WrongInput(f'none of the {len(partition)} pictures can be read; {next(iter(bad.values()))}')
     box = (0, 0, 1, 1) if source.kind=='faces' else crop_fractions(crop, *source.open(int(good[0])).size)
-    info = dict(kind=source.kind, size=size, crop=box, attributes=list(labels.columns), bad=[[source.names[i], why] for i, why in bad.items()])
+    info = dict(kind=source.kind, size=size, crop=box, attributes=list(labels.columns), bad=[[source.names[i], why] for i, why in bad.items()],
+                unlabelled=0 if source.kind=='faces' else len({*source.pictures.names} - {*source.names}))
     (part/'info.json').write_text(json.dumps(info))
 
 # %% ../nbs/20_data.ipynb #748df2c8
@@ -587,13 +592,14 @@ def dataloaders(
     dls.attributes, dls.size, dls.template, dls.source_info = attributes, size, p.template, _source_info(data, p, idxs)
     return dls
 
-# %% ../nbs/20_data.ipynb #07a7ea0e
+# %% ../nbs/20_data.ipynb #5e3f5847
 def _source_info(data, p, idxs):
     "What a run should remember of its data, ready for JSON; bad pictures are reported"
     bad = p.info['bad']
     if bad: print(f"{len(bad)} pictures left out: {', '.join(name for name, _ in bad[:5])}{' ...' if len(bad) > 5 else ''}", flush=True)
     return dict(data='faces' if p.info['kind']=='faces' else Path(str(data)).name, kind=p.info['kind'], crop=p.info['crop'], cache=p.folder.name,
-                landmarks=p.landmarks is not None, n_train=len(idxs['train']), n_valid=len(idxs['valid']), n_bad=len(bad), bad=[name for name, _ in bad[:100]])
+                landmarks=p.landmarks is not None, n_train=len(idxs['train']), n_valid=len(idxs['valid']), n_bad=len(bad), bad=[name for name, _ in bad[:100]],
+                n_unlabelled=p.info['unlabelled'])
 
 # %% ../nbs/20_data.ipynb #9a64a7d0
 PAGE = 'https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html'

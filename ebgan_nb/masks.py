@@ -46,14 +46,14 @@ def face_coordinates(
     ex, ey = e[:, 0, None, None], e[:, 1, None, None]
     return dx*ex + dy*ey, dy*ex - dx*ey
 
-# %% ../nbs/12_masks.ipynb #de9357ee
+# %% ../nbs/12_masks.ipynb #89df7b09
 #             centre      half axes  power  taper      in eye distances from between the eyes
 SHAPES = {   # cx    cy     a     b    p     t
-    'mouth': (0.,  1.15,  .77,  .54,   2,   0.),
-    'eyes':  (0.,   .03, 1.10,  .38,   4,   0.),
-    'brows': (0.,  -.36, 1.02,  .29,   4,   0.),
-    'nose':  (0.,   .35,  .40,  .60,   4,   .4),
-    'face':  (0.,   .58, 1.36, 1.38,   3, -.06),
+    'mouth': (0.,  1.13,  .72,  .52,   2,   0.),
+    'eyes':  (0.,   .02, 1.00,  .34,   4,   0.),
+    'brows': (0.,  -.36, 1.00,  .26,   4,   0.),
+    'nose':  (0.,   .33,  .34,  .58,   4,  .25),
+    'face':  (0.,   .55, 1.20, 1.30,   4, -.10),
 }
 
 # %% ../nbs/12_masks.ipynb #5f4ebc83
