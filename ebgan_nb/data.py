@@ -8,7 +8,7 @@ __all__ = ['MAX_PIXELS', 'ANNOTATIONS', 'CROPS', 'VERSION', 'PAGE', 'read_annota
            'cache_folder', 'locked', 'build_cache', 'Pictures', 'cached', 'gather', 'members', 'EditBatches',
            'show_edits', 'dataloaders', 'download']
 
-# %% ../nbs/20_data.ipynb #9b1a8e87
+# %% ../nbs/20_data.ipynb #46f71e33
 import copy
 import errno
 import hashlib
@@ -32,6 +32,7 @@ import pandas as pd
 import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
+from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from PIL import Image
 
@@ -343,7 +344,7 @@ def locked(
         if fcntl: fcntl.flock(f, fcntl.LOCK_EX)
         yield bool(fcntl)
 
-# %% ../nbs/20_data.ipynb #600afaf0
+# %% ../nbs/20_data.ipynb #0fe2b70a
 def build_cache(
     source, size, crop, # see `cached`
     folder, # where it will lie
@@ -351,8 +352,9 @@ def build_cache(
     "Decode or draw every picture into a folder beside `folder`, and rename it"
     n, side, part = len(source), size + 2*(size//16), folder.with_name(f'{folder.name}.{secrets.token_hex(4)}.part')
     need, free = n*3*side**2, shutil.disk_usage(folder.parent).free
-    print(f'{n:,} pictures of {side} x {side} pixels, decoded once: {need/1e6:,.0f} MB in {folder}', flush=True)
-    if need > free: raise RunFailed(f'the cache needs {need/1e6:,.0f} MB, {folder.parent} has {free/1e6:,.0f} MB left: make room, or set EBGAN_DATA to another disk')
+    print(f'{n:,} pictures of {side} x {side} pixels, prepared once: {need/1e6:,.0f} MB in {folder}', flush=True)
+    if need > free:
+        raise RunFailed(f'the cache needs {need/1e6:,.0f} MB, {folder.parent} has {free/1e6:,.0f} left: make room, or set EBGAN_DATA to another disk')
     part.mkdir()
     try:
         with open(part/'images.npy', 'wb') as f:
@@ -364,7 +366,7 @@ def build_cache(
         if not folder.exists(): os.replace(part, folder)
     except OSError as e:
         if e.errno!=errno.ENOSPC: raise
-        raise RunFailed(f'the disk of {folder.parent} became full while the cache was written: nothing is left of it; make room, or set EBGAN_DATA to another disk') from None
+        raise RunFailed(f'{folder.parent}: the disk became full, nothing of the cache is left: make room, or set EBGAN_DATA to another disk') from None
     finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../nbs/20_data.ipynb #661245cf
@@ -489,7 +491,7 @@ def _valid_batch(dl, k):
     M = torch.cat([region_mask(regions[j % len(regions)], q, p.size, p.template) for j, q in zip(at, points)])
     return p.pixels(i)[..., m:m+p.size, m:m+p.size], M, p.labels[i], torch.arange(1, len(i) + 1) % len(i)
 
-# %% ../nbs/20_data.ipynb #0051cc7f
+# %% ../nbs/20_data.ipynb #5172ba9c
 class EditBatches(DataLoader):
     "Batches (A, B, M, y_A, y_B); batch k is a pure function of (seed, k)"
     n_inp = 3
@@ -517,18 +519,28 @@ class EditBatches(DataLoader):
         ks = range(self.start, stop)
         yield from map(self.batch, ks) if self.device.type=='cpu' else in_order(self.batch, ks, workers=1)
         self.start = stop if self.train else 0
-    def batch(self, k:int):
-        "Batch k: A, B, M, y_A, y_B"
-        x, M, y, perm = (_train_batch if self.train else _valid_batch)(self, k)
-        x, M, y, perm = (t.to(self.device) for t in (x, M, y[:, self.columns].float(), perm))
-        A = to_unit(x)
-        return A, A[perm], M, y, y[perm]
-    def one_batch(self): return self.batch(self.start)
-    def new(self, *args, **kwargs): return copy.copy(self)
-    def show_batch(self, b=None, max_n=6, **kwargs): return show_edits(b or self.one_batch(), self.attributes, max_n)
-    def show_results(self, b, out, max_n=6, **kwargs):
-        from IPython.display import display
-        display(show_edits(b, self.attributes, max_n, y=out))
+
+# %% ../nbs/20_data.ipynb #bfea2ed3
+@patch
+def batch(self:EditBatches,
+    k:int, # its number, from 0
+): # A, B, M, y_A, y_B
+    "Batch k, on the loader's device"
+    x, M, y, perm = (_train_batch if self.train else _valid_batch)(self, k)
+    x, M, y, perm = (t.to(self.device) for t in (x, M, y[:, self.columns].float(), perm))
+    A = to_unit(x)
+    return A, A[perm], M, y, y[perm]
+
+@patch
+def one_batch(self:EditBatches): return self.batch(self.start)
+@patch
+def new(self:EditBatches, *args, **kwargs): return copy.copy(self)
+@patch
+def show_batch(self:EditBatches, b=None, max_n=6, **kwargs): return show_edits(b or self.one_batch(), self.attributes, max_n)
+@patch
+def show_results(self:EditBatches, b, out, max_n=6, **kwargs):
+    from IPython.display import display
+    display(show_edits(b, self.attributes, max_n, y=out))
 
 # %% ../nbs/20_data.ipynb #2db7b2c1
 def show_edits(
