@@ -26,12 +26,12 @@ def init_(
     if conv.bias is not None: nn.init.zeros_(conv.bias)
     return conv
 
-# %% ../nbs/30_blocks.ipynb #08bd3cab
+# %% ../nbs/30_blocks.ipynb #fbbd1d14
 NORMS = ('group', 'none')
 
 def normalisation(
     kind:str, # one of NORMS
-    channels:int,
+    channels:int, # of the maps
 )->nn.Module:
     "A layer that treats every picture by itself: GroupNorm with about 16 channels a group, or nothing"
     if kind=='none': return nn.Identity()

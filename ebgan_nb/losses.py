@@ -67,7 +67,7 @@ class LossWeights:
         "`paper`: the printed weights; `course`: this class's defaults"
         return {'course': cls(), 'paper': cls(rec=100., rec_in_M=0., detach=False)}[nearest(name, ('course', 'paper'), 'preset')]
 
-# %% ../nbs/40_losses.ipynb #cfb3f1b6
+# %% ../nbs/40_losses.ipynb #90277535
 def generator_loss(
     A:torch.Tensor, # (N,3,H,W) the picture, in [-1,1]
     A_a:torch.Tensor, # (N,3,H,W) its reconstruction
@@ -75,7 +75,7 @@ def generator_loss(
     code_B:torch.Tensor, # (N,c,h,w) E(B, M)
     code_Ab:torch.Tensor, # (N,c,h,w) E(A_b, M)
     fake:torch.Tensor, # D's logits for y
-    weights:LossWeights=LossWeights(),
+    weights:LossWeights=LossWeights(), # the lambdas
 )->tuple: # (a number to minimise, {name: term before weighting})
     "Eq. 10: what E and G minimise"
     terms = dict(rec=reconstruction_loss(A, A_a), rec_in_M=reconstruction_loss(A, A_a, M),

@@ -42,7 +42,7 @@ class Config:
 
     def __post_init__(self): check_config(self)
 
-# %% ../nbs/32_models.ipynb #6abe3ecc
+# %% ../nbs/32_models.ipynb #f8bc90ae
 def check_config(
     c, # Config
 ):
@@ -60,12 +60,12 @@ def check_config(
 def config(
     preset:str='course', # one of PRESETS
     size:int=64, # pixels, one of SIZES
-    **changes, # fields of Config
+    **kwargs # fields of Config, in place of the preset's values
 )->Config:
     "The configuration of a preset"
     paper = dict(skips=False, g_sees_M=False, d_sees_M=False, d_patches=False) if nearest(preset, PRESETS, 'preset')=='paper' else {}
-    for name in changes: nearest(name, [f.name for f in fields(Config)], 'config value')
-    return Config(**(dict(preset=preset, size=size) | paper | changes))
+    for name in kwargs: nearest(name, [f.name for f in fields(Config)], 'config value')
+    return Config(**(dict(preset=preset, size=size) | paper | kwargs))
 
 # %% ../nbs/32_models.ipynb #9ada9017
 def widths(
