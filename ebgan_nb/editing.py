@@ -6,16 +6,14 @@
 __all__ = ['TIGHT', 'ORDER', 'MIN_SIDE', 'MAX_PIXELS', 'MODES', 'NAMES', 'FORMATS', 'OPAQUE', 'Similarity', 'fit', 'fractions',
            'known_points', 'checked_points', 'align', 'centres', 'warp', 'window_of', 'painted', 'region_pixels',
            'mask_pixels', 'outline_of', 'cover', 'lay_over', 'enlarge', 'picture', 'open_picture', 'find_weights',
-           'tight', 'feathered', 'fill', 'steps', 'checked_amounts', 'checked_template', 'check_labels', 'edit',
+           'tight', 'feathered', 'fill', 'steps', 'checked_amounts', 'checked_template', 'check_labels', 'edit', 'read',
            'Editor', 'check_out', 'save_picture', 'points_of', 'parser', 'main']
 
-# %% ../nbs/70_editing.ipynb #348882e6
+# %% ../nbs/70_editing.ipynb #23ce89b2
 import argparse
 import copy
 import math
-import os
 import re
-import sys
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -128,7 +126,7 @@ def warp(
     x = F.grid_sample(x[None], grid[None], 'bicubic', 'border', align_corners=False)
     return to_pil(x.round().clamp(0, 255).byte())
 
-# %% ../nbs/70_editing.ipynb #bddd0dfb
+# %% ../nbs/70_editing.ipynb #a2c54073
 def window_of(
     T:Similarity, # from the picture to the square
     side:int, # of the square, pixels
@@ -140,6 +138,7 @@ def window_of(
     first, last = (lambda v: max(0, math.floor(min(v) + 1e-6))), (lambda v, n: min(n, math.ceil(max(v) - 1e-6)))
     return first(x), first(y), last(x, size[0]), last(y, size[1])
 
+# %% ../nbs/70_editing.ipynb #e66dfa3a
 def painted(
     T:Similarity, # from the picture to the square
     side:int, # of the square, pixels
@@ -163,7 +162,7 @@ def region_pixels(
     else: M = region_mask(region, torch.tensor([[(p.real - l, p.imag - t) for p in points]]), (b-t, r-l))
     return (M[0, 0] > 0) & painted(T, side, box), box
 
-# %% ../nbs/70_editing.ipynb #09503f38
+# %% ../nbs/70_editing.ipynb #1e15af94
 def mask_pixels(
     mask, # (H, W) at the picture's size: bool array or tensor, or numbers (above one half = inside), or a PIL image (white = inside)
     T:Similarity, side:int, size, # as for `region_pixels`
@@ -172,10 +171,10 @@ def mask_pixels(
     import numpy as np
     w, h = size
     if hasattr(mask, 'convert'): mask = np.array(mask.convert('L')) > 127
-    M = torch.as_tensor(np.asarray(mask))
-    if M.shape != (h, w): raise WrongInput(f'mask: its shape is {tuple(M.shape)}, but the source has {h} rows and {w} columns: {(h, w)} is expected')
-    if not M.isfinite().all(): raise WrongInput('mask: it holds values that are no numbers: give True and False')
-    M = M if M.dtype==torch.bool else M > .5
+    m = np.asarray(mask)
+    if m.shape != (h, w): raise WrongInput(f'mask: its shape is {m.shape}, but the source has {h} rows and {w} columns: {(h, w)} is expected')
+    if m.dtype.kind not in 'biuf' or not np.isfinite(m).all(): raise WrongInput('mask: it holds values that are no numbers: give True and False')
+    M = torch.tensor(m if m.dtype==bool else m > .5)
     if not M.any(): raise WrongInput('mask: it is empty, so nothing would be edited')
     l, t, r, b = box = window_of(T, side, size)
     part = M[t:b, l:r] & painted(T, side, box)
@@ -295,7 +294,7 @@ def open_picture(
     except OSError as e: raise WrongInput(f'{path}: {e.strerror or e}') from None
     except Exception as e: raise WrongInput(f'{path}: cannot be read as a picture ({e}): is the file whole?') from None
 
-# %% ../nbs/70_editing.ipynb #34ff3c2d
+# %% ../nbs/70_editing.ipynb #3bb4b252
 NAMES = ('faces', 'celeba', 'faces-att', 'celeba-att') # weights that the package ships, or will ship
 
 def _shipped(name): # one of NAMES
@@ -307,12 +306,15 @@ def _shipped(name): # one of NAMES
 
 def _from_hub(repo): # 'user/repo'
     "The file of weights of a Hub id, fetched once; huggingface_hub is optional"
-    try: from huggingface_hub import hf_hub_download
+    try: from huggingface_hub import hf_hub_download, model_info
     except ImportError: raise WrongInput(f'{repo}: there is no such file or folder here; if it is an id of the Hugging Face Hub: pip install huggingface_hub') from None
-    try: return Path(hf_hub_download(repo, 'weights.safetensors', etag_timeout=10))
-    except Exception as e: # the network, the id, the disk: each raises its own
-        reason = f'{type(e).__name__}: {str(e).strip()}'.splitlines()[0]
-        raise WrongInput(f'{repo}: there is no such file or folder here, and the Hugging Face Hub gave no weights.safetensors ({reason})') from None
+    trouble = None
+    try: model_info(repo, timeout=10) # one question without retries: is it there?
+    except Exception as e: trouble = e # the network, the id: each raises its own
+    try: return Path(hf_hub_download(repo, 'weights.safetensors', local_files_only=trouble is not None))
+    except Exception as e: trouble = trouble or e
+    reason = f'{type(trouble).__name__}: {str(trouble).strip()}'.splitlines()[0]
+    raise WrongInput(f'{repo}: there is no such file or folder here, and the Hugging Face Hub gave no weights.safetensors ({reason})')
 
 # %% ../nbs/70_editing.ipynb #18185eb0
 def find_weights(
@@ -373,7 +375,7 @@ def fill(
     inside, box = tight(inside, box, soft)
     return lay_over(source, enlarge(to_pil(y), A, source, T, box), inside, feathered(inside, soft), box)
 
-# %% ../nbs/70_editing.ipynb #dc2076d8
+# %% ../nbs/70_editing.ipynb #f7d9d550
 def steps(
     exemplar, # PIL, or {region: PIL}
     region=None, mask=None, # exactly one of them; neither for exemplars by region
@@ -384,12 +386,12 @@ def steps(
     if several and (given or not exemplar): raise WrongInput('exemplar: {region: picture} names its regions itself, one or more: leave region and mask out')
     if not several and given!=1: raise WrongInput(f"give a region ({', '.join(REGIONS)}, or a union such as 'mouth+nose') or a mask, {'not both' if given else 'one of them'}")
     if points is not None and isinstance(points, dict)!=several: raise WrongInput('exemplar_points: {region: points} goes with {region: picture}, five points go with one picture')
-    for k in exemplar if several else [region]: k is None or parse_region(k)
+    for k in exemplar if several else [region] if mask is None else []: parse_region(k if isinstance(k, (str, tuple)) else str(k))
     if not several: return [(region, picture(exemplar, 'exemplar'), points)]
     for k in points or (): nearest(k, exemplar, 'region in exemplar_points')
     return [(k, picture(B, f'exemplar for {k}'), (points or {}).get(k)) for k, B in exemplar.items()]
 
-# %% ../nbs/70_editing.ipynb #1de22e85
+# %% ../nbs/70_editing.ipynb #b881f019
 def checked_amounts(
     strength, # 0..1
     soft, # whole pixels, 0 or more
@@ -412,6 +414,7 @@ def checked_template(
     if not known: raise WrongInput(f'regions_template {template!r} in its info is neither a name that this version knows nor five points')
     return template
 
+# %% ../nbs/70_editing.ipynb #6f0b5ec7
 def check_labels(
     editor, # Editor
     attributes=None, labels=None, others='absent', # as for `edit`
@@ -444,7 +447,16 @@ def edit(
         y = fill(self, y, B, name, mask, strength, soft, source_points, points)
     return y
 
-# %% ../nbs/70_editing.ipynb #612ff1e3
+# %% ../nbs/70_editing.ipynb #1c5c5e31
+def read(
+    self, # Editor
+    image, # PIL image of a face
+    points=None, # (5, 2) landmarks in pixels; None: aligned by convention
+)->dict: # {attribute: how sure the classifier is, 0..1}
+    "The attributes that the model's classifier C sees in a face. For Att-EBGAN"
+    raise WrongInput('read: these are weights of EBGAN, which has no classifier: load weights of Att-EBGAN')
+
+# %% ../nbs/70_editing.ipynb #68e5320c
 class Editor:
     "A trained model as a tool: `edit` takes PIL images and returns one. It holds no state: threads may share it"
     def __init__(self,
@@ -471,16 +483,9 @@ class Editor:
         try: return cls(model, info, device)
         except WrongInput as e: raise WrongInput(f'{path}: {e}') from None
 
-    def read(self,
-        image, # PIL image
-        points=None, # (5, 2) landmarks in pixels; None: aligned by convention
-    )->dict: # {attribute: how sure the classifier is, 0..1}
-        "The labels that the model's classifier C sees in a face"
-        raise WrongInput('read: these are weights of EBGAN, which has no classifier: load weights of Att-EBGAN')
+    def __repr__(self): return f"Editor: {self.model.config.model}, {self.size} px, attributes: {', '.join(self.attributes) or 'none'}"
 
-    def __repr__(self): return f"Editor({self.model.config.model}, {self.size} px, regions {', '.join(self.regions)}; attributes: {', '.join(self.attributes) or 'none'})"
-
-Editor.edit = edit
+Editor.edit, Editor.read = edit, read
 
 # %% ../nbs/70_editing.ipynb #364cd98e
 FORMATS = {'.png': {}, '.tif': {}, '.tiff': {}, '.webp': dict(lossless=True, exact=True), '.bmp': {}, '.jpg': dict(quality=95), '.jpeg': dict(quality=95)}
