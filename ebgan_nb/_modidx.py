@@ -294,6 +294,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ebgan_nb.models.config': ('models.html#config', 'ebgan_nb/models.py'),
                                  'ebgan_nb.models.halvings': ('models.html#halvings', 'ebgan_nb/models.py'),
                                  'ebgan_nb.models.load_weights': ('models.html#load_weights', 'ebgan_nb/models.py'),
+                                 'ebgan_nb.models.relative': ('models.html#relative', 'ebgan_nb/models.py'),
                                  'ebgan_nb.models.save_weights': ('models.html#save_weights', 'ebgan_nb/models.py'),
                                  'ebgan_nb.models.vary': ('models.html#vary', 'ebgan_nb/models.py'),
                                  'ebgan_nb.models.vary_light': ('models.html#vary_light', 'ebgan_nb/models.py'),

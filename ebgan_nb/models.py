@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'PRESETS', 'SIZES', 'CODE_SIZES', 'FORMAT', 'Config', 'check_config', 'config', 'widths', 'halvings',
-           'chain', 'Encoder', 'GeneratorEncoder', 'GeneratorDecoder', 'Generator', 'EBGAN', 'Discriminator', 'build',
-           'build_discriminator', 'vary_light', 'vary_pose', 'vary', 'save_weights', 'load_weights']
+           'chain', 'relative', 'Encoder', 'GeneratorEncoder', 'GeneratorDecoder', 'Generator', 'EBGAN',
+           'Discriminator', 'build', 'build_discriminator', 'vary_light', 'vary_pose', 'vary', 'save_weights',
+           'load_weights']
 
 # %% ../nbs/32_models.ipynb #263c616e
 import json
@@ -20,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from .blocks import NORMS, SLOPE, Down, SpectralConv2d, Up, init_
 from .core import RunFailed, WrongInput, nearest, written
 
-# %% ../nbs/32_models.ipynb #2750ea11
+# %% ../nbs/32_models.ipynb #13d77f21
 MODELS, PRESETS, SIZES, CODE_SIZES = ('ebgan',), ('course', 'paper'), (16, 32, 64, 128, 256, 512), (4, 8)
 
 @dataclass(frozen=True)
@@ -29,20 +30,21 @@ class Config:
     model: str = 'ebgan'      # one of MODELS
     preset: str = 'course'    # one of PRESETS: where the other values come from
     size: int = 64            # pictures are size x size, one of SIZES
-    e_width: int = 48         # channels of E's first layer; the next have twice as many, up to 4 times
+    e_width: int = 32         # channels of E's first layer; the next have twice as many, up to 4 times
     g_width: int = 48         # of G's first layer; up to 8 times
-    d_width: int = 48         # of D's first layer; up to 4 times
-    code_channels: int = 192  # of the code map
-    code_size: int = 4        # the code map is code_size x code_size, one of CODE_SIZES
+    d_width: int = 32         # of D's first layer; up to 4 times
+    code_channels: int = 64   # of the code map
+    code_size: int = 8        # the code map is code_size x code_size, one of CODE_SIZES
     norm: str = 'group'       # one of NORMS
     skips: bool = True        # does G's decoder see the maps of its encoder?
+    e_relative: bool = True   # does E see colours relative to the region's mean, or as they are?
     g_sees_M: bool = True     # does G's encoder see concat(A_tilde, M), or A_tilde alone?
     d_sees_M: bool = True     # does D see concat(y, M), or y alone?
     d_patches: bool = True    # D: a logit for each patch, spectral norm; False: six layers and one logit
 
     def __post_init__(self): check_config(self)
 
-# %% ../nbs/32_models.ipynb #f8bc90ae
+# %% ../nbs/32_models.ipynb #cb5b6e1e
 def check_config(
     c, # Config
 ):
@@ -63,7 +65,7 @@ def config(
     **kwargs # fields of Config, in place of the preset's values
 )->Config:
     "The configuration of a preset"
-    paper = dict(skips=False, g_sees_M=False, d_sees_M=False, d_patches=False) if nearest(preset, PRESETS, 'preset')=='paper' else {}
+    paper = dict(skips=False, e_relative=False, g_sees_M=False, d_sees_M=False, d_patches=False) if nearest(preset, PRESETS, 'preset')=='paper' else {}
     for name in kwargs: nearest(name, [f.name for f in fields(Config)], 'config value')
     return Config(**(dict(preset=preset, size=size) | paper | kwargs))
 
@@ -93,19 +95,29 @@ def chain(
     n = len(cs)
     return nn.ModuleList(Down(a, b, norm if i else 'none', act=not bare or i<n-1) for i, (a, b) in enumerate(zip((c_in, *cs), cs)))
 
-# %% ../nbs/32_models.ipynb #c74001e3
+# %% ../nbs/32_models.ipynb #698e5fa9
+def relative(
+    B:torch.Tensor, # (N,3,H,W) in [-1,1]
+    M:torch.Tensor, # (N,1,H,W) of 0/1
+)->torch.Tensor: # (N,3,H,W), 0 outside M
+    "Colours inside M, relative to their mean and spread there: without the overall tone of skin and light"
+    B, n = B.float()*M, M.sum((2, 3), keepdim=True).clamp(min=1)
+    d = (B - B.sum((2, 3), keepdim=True)/n) * M
+    return d / (d.square().sum((2, 3), keepdim=True)/n + .01).sqrt()
+
+# %% ../nbs/32_models.ipynb #9986f1dd
 class Encoder(nn.Module):
     "E: what fills the region in a picture, as a small map. code_B = E(B, M)"
     def __init__(self, c:Config):
         super().__init__()
-        n = halvings(c.size, c.code_size)
+        self.relative, n = c.e_relative, halvings(c.size, c.code_size)
         self.down = chain(4, (*widths(c.e_width, n-1, 4), c.code_channels), c.norm, bare=True)
 
     def forward(self,
         B:torch.Tensor, # (N,3,S,S) in [-1,1]
         M:torch.Tensor, # (N,1,S,S) of 0/1: E sees nothing outside
     )->torch.Tensor: # (N,code_channels,code_size,code_size)
-        x = torch.cat([B*M, M], 1)
+        x = torch.cat([relative(B, M) if self.relative else B*M, M], 1)
         for layer in self.down: x = layer(x)
         return x
 

@@ -10,13 +10,14 @@ __all__ = ['PRECISIONS', 'LEARNING_RATE', 'TERMS', 'MODELS', 'MANY_ROUNDS', 'Pas
            'interruptible', 'new_run', 'settings_of', 'go_on', 'start_from', 'board', 'train', 'read_log', 'parser',
            'default_run', 'main']
 
-# %% ../nbs/50_training.ipynb #c78107ef
+# %% ../nbs/50_training.ipynb #dac3b63f
 import argparse, csv, dataclasses, json, math, signal, sys, threading, time
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from fastai.callback.core import Callback, CancelFitException, CancelStepException, CancelTrainException
@@ -44,7 +45,7 @@ class Passes(NamedTuple):
     code_B: Tensor   # E(B, M)
     code_Ab: Tensor  # E(A_b, M)
 
-# %% ../nbs/50_training.ipynb #525401aa
+# %% ../nbs/50_training.ipynb #7ef8222f
 class Adversaries(nn.Module):
     "EBGAN `net` beside its discriminator `D`: one module for the learner, two groups of parameters"
     def __init__(self, net, D):
@@ -69,9 +70,10 @@ class Adversaries(nn.Module):
     def judge(self,
         x, # (N, 3, H, W) pictures
         M, # (N, 1, H, W) masks
-    ): # logits of D
-        "Logits of D for pictures `x`"
-        with self.autocast(): return self.D(x, M).float()
+    ) -> Tensor: # (K,) logits
+        "Logits of D for pictures `x`: those of the patches that M touches, since elsewhere A and y are the same"
+        with self.autocast(): logits = self.D(x, M).float()
+        return logits[F.adaptive_max_pool2d(M, logits.shape[-2:]) > 0]
 
 # %% ../nbs/50_training.ipynb #78488780
 class Adversarial(Callback):
@@ -255,11 +257,11 @@ def show_picture(picture):
     from IPython.display import display
     return display(picture, display_id=True) if get_ipython() else None
 
-# %% ../nbs/50_training.ipynb #2ed22891
+# %% ../nbs/50_training.ipynb #330b3942
 class EBGANLearner(Learner):
     "fastai's `Learner` for `Adversaries`"
     def lr_find(self, *args, **kwargs):
-        raise WrongInput("lr_find needs one loss that tells a good rate from a bad one; E and G play against D here, and D's success raises their loss. Start from lr=2e-4 and look at the faces.")
+        raise WrongInput("lr_find needs one loss that tells a good rate from a bad one; E and G play against D here, and D's success raises their loss. Start from lr=4e-4 and look at the faces.")
 
 def two_groups(
     model # `Adversaries`
@@ -288,7 +290,7 @@ def ebgan_learner(
     learn.recorder.train_metrics = True
     return learn
 
-LEARNING_RATE = dict(course=2e-4, paper=1e-4)  # the paper's Adam: 1e-4
+LEARNING_RATE = dict(course=4e-4, paper=1e-4)  # the paper's Adam: 1e-4
 TERMS = ('rec', 'rec_in_M', 'cyc', 'adv_g', 'adv_d')  # columns of the recorder, each for training and validation
 
 # %% ../nbs/50_training.ipynb #3e419eed
