@@ -331,7 +331,7 @@ def find_weights(
     if path.name==name and not path.suffix: nearest(name, NAMES, 'weights')
     raise WrongInput(f'{path}: there is no such weights file or folder')
 
-# %% ../nbs/70_editing.ipynb #276316a5
+# %% ../nbs/70_editing.ipynb #d7d30851
 def tight(
     M:torch.Tensor, # bool (h, w), not empty
     box, # its left, top, right, bottom
@@ -345,11 +345,11 @@ def tight(
 
 def feathered(
     M:torch.Tensor, # bool (h, w)
-    soft:int, # pixels
+    soft:int, # pixels: the width of the soft edge
 )->torch.Tensor: # float (h, w) in 0..1
     "The weight of the network's picture: 1 inside M, falling off over `soft` pixels towards its edge"
-    w, h = int(M.any(0).sum()), int(M.any(1).sum())
-    m = soften(M[None, None].float(), soft)[0, 0] if 2*soft < min(w, h) else torch.zeros(1)
+    w, h, half = int(M.any(0).sum()), int(M.any(1).sum()), (soft + 1)//2
+    m = soften(M[None, None].float(), half)[0, 0] if 2*half < min(w, h) else torch.zeros(1)
     if m.max() < .5: raise WrongInput(f'soft={soft}: so wide an edge leaves nothing of a mask of {w} x {h} pixels: give less')
     return m
 
@@ -424,7 +424,7 @@ def check_labels(
     if (attributes is not None or labels is not None) and not editor.attributes:
         raise WrongInput('attributes and labels: these are weights of EBGAN, which has no label filter: leave them out, or load weights of Att-EBGAN')
 
-# %% ../nbs/70_editing.ipynb #ddd7ebcf
+# %% ../nbs/70_editing.ipynb #0f908d1a
 def edit(
     self, # Editor
     source, # PIL image, any size and mode: the face to be edited
@@ -435,7 +435,7 @@ def edit(
     labels=None, # the exemplar's labels, where they are known; None: they are read. For Att-EBGAN
     others:str='absent', # what attributes that are not listed become: 'absent', or 'source': as they were
     strength:float=1., # 0: the source's own code, 1: the exemplar's
-    soft:int=0, # pixels of the source: width of the soft edge, inside the mask
+    soft:int=0, # pixels of the source: width of the soft edge, which lies inside the mask
     source_points=None, # (5, 2) landmarks in pixels; None: aligned by convention
     exemplar_points=None, # the same for the exemplar; or {region: (5, 2)}
 ): # PIL image, of the source's size and mode; bit-identical to the source outside the mask
