@@ -547,9 +547,11 @@ def parser()->argparse.ArgumentParser:
     p.add_argument('--out', required=True, metavar='OUT', help=f"file to write: {', '.join(FORMATS)}")
     return p
 
-# %% ../nbs/70_editing.ipynb #3b630721
+# %% ../nbs/70_editing.ipynb #ab3cc450
 @command
-def main(argv=None):
+def main(
+    argv=None, # list of arguments; None: those of the command line
+):
     "ebgan_edit"
     args = parser().parse_args(argv)
     check_out(args.out, [f for f in (args.source, args.exemplar, args.mask) if f])
