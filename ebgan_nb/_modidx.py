@@ -299,6 +299,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ebgan_nb.models.vary': ('models.html#vary', 'ebgan_nb/models.py'),
                                  'ebgan_nb.models.vary_light': ('models.html#vary_light', 'ebgan_nb/models.py'),
                                  'ebgan_nb.models.vary_pose': ('models.html#vary_pose', 'ebgan_nb/models.py'),
+                                 'ebgan_nb.models.vary_rim': ('models.html#vary_rim', 'ebgan_nb/models.py'),
                                  'ebgan_nb.models.widths': ('models.html#widths', 'ebgan_nb/models.py')},
             'ebgan_nb.training': { 'ebgan_nb.training.Adversarial': ('training.html#adversarial', 'ebgan_nb/training.py'),
                                    'ebgan_nb.training.Adversarial.__init__': ('training.html#adversarial.__init__', 'ebgan_nb/training.py'),

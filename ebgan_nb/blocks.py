@@ -26,19 +26,19 @@ def init_(
     if conv.bias is not None: nn.init.zeros_(conv.bias)
     return conv
 
-# %% ../nbs/30_blocks.ipynb #fbbd1d14
-NORMS = ('group', 'none')
+# %% ../nbs/30_blocks.ipynb #0fb05a43
+NORMS = ('group', 'none', 'spectral')
 
 def normalisation(
     kind:str, # one of NORMS
     channels:int, # of the maps
 )->nn.Module:
-    "A layer that treats every picture by itself: GroupNorm with about 16 channels a group, or nothing"
-    if kind=='none': return nn.Identity()
+    "A layer that treats every picture by itself: GroupNorm with about 16 channels a group, or nothing ('spectral' is the convolution's affair)"
+    if kind!='group': return nn.Identity()
     groups = next(g for g in range(max(1, channels//16), 0, -1) if channels%g==0)
     return nn.GroupNorm(groups, channels)
 
-# %% ../nbs/30_blocks.ipynb #342b0184
+# %% ../nbs/30_blocks.ipynb #c01fc23c
 class Down(nn.Module):
     "Half the size: 4x4 convolution with stride 2, normalisation, LeakyReLU"
     def __init__(self,
@@ -48,7 +48,7 @@ class Down(nn.Module):
         act:bool=True, # False: the bare convolution, for the last layer
     ):
         super().__init__()
-        self.conv = init_(nn.Conv2d(c_in, c_out, 4, 2, 1))
+        self.conv = init_((SpectralConv2d if norm=='spectral' else nn.Conv2d)(c_in, c_out, 4, 2, 1))
         self.norm, self.act = normalisation(norm if act else 'none', c_out), act
 
     def forward(self,

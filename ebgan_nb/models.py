@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MODELS', 'PRESETS', 'SIZES', 'CODE_SIZES', 'FORMAT', 'Config', 'check_config', 'config', 'widths', 'halvings',
            'chain', 'relative', 'Encoder', 'GeneratorEncoder', 'GeneratorDecoder', 'Generator', 'EBGAN',
-           'Discriminator', 'build', 'build_discriminator', 'vary_light', 'vary_pose', 'vary', 'save_weights',
-           'load_weights']
+           'Discriminator', 'build', 'build_discriminator', 'vary_light', 'vary_pose', 'vary_rim', 'vary',
+           'save_weights', 'load_weights']
 
-# %% ../nbs/32_models.ipynb #263c616e
+# %% ../nbs/32_models.ipynb #fcc30e68
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .blocks import NORMS, SLOPE, Down, SpectralConv2d, Up, init_
+from .blocks import NORMS, Down, Up, init_
 from .core import RunFailed, WrongInput, nearest, written
 
-# %% ../nbs/32_models.ipynb #13d77f21
+# %% ../nbs/32_models.ipynb #33dc5e5e
 MODELS, PRESETS, SIZES, CODE_SIZES = ('ebgan',), ('course', 'paper'), (16, 32, 64, 128, 256, 512), (4, 8)
 
 @dataclass(frozen=True)
@@ -40,18 +40,19 @@ class Config:
     e_relative: bool = True   # does E see colours relative to the region's mean, or as they are?
     g_sees_M: bool = True     # does G's encoder see concat(A_tilde, M), or A_tilde alone?
     d_sees_M: bool = True     # does D see concat(y, M), or y alone?
-    d_patches: bool = True    # D: a logit for each patch, spectral norm; False: six layers and one logit
+    d_patches: bool = True    # D: a logit for each patch; False: six layers and one logit
+    d_norm: str = 'group'     # one of NORMS
 
     def __post_init__(self): check_config(self)
 
-# %% ../nbs/32_models.ipynb #cb5b6e1e
+# %% ../nbs/32_models.ipynb #f01e7da1
 def check_config(
     c, # Config
 ):
     "`WrongInput` for values of the wrong type or out of range"
     for f in fields(c):
         if type(getattr(c, f.name)) is not f.type: raise WrongInput(f'config: {f.name} must be of type {f.type.__name__}, not {getattr(c, f.name)!r}')
-    nearest(c.model, MODELS, 'model'); nearest(c.preset, PRESETS, 'preset'); nearest(c.norm, NORMS, 'norm')
+    nearest(c.model, MODELS, 'model'); nearest(c.preset, PRESETS, 'preset'); nearest(c.norm, NORMS, 'norm'); nearest(c.d_norm, NORMS, 'norm')
     for name, allowed in (('size', SIZES), ('code_size', CODE_SIZES)):
         if getattr(c, name) not in allowed: raise WrongInput(f'config: {name} {getattr(c, name)} is not one of {allowed}')
     for name in ('e_width', 'g_width', 'd_width', 'code_channels'):
@@ -65,7 +66,7 @@ def config(
     **kwargs # fields of Config, in place of the preset's values
 )->Config:
     "The configuration of a preset"
-    paper = dict(skips=False, e_relative=False, g_sees_M=False, d_sees_M=False, d_patches=False) if nearest(preset, PRESETS, 'preset')=='paper' else {}
+    paper = dict(skips=False, e_relative=False, g_sees_M=False, d_sees_M=False, d_patches=False, d_norm='none') if nearest(preset, PRESETS, 'preset')=='paper' else {}
     for name in kwargs: nearest(name, [f.name for f in fields(Config)], 'config value')
     return Config(**(dict(preset=preset, size=size) | paper | kwargs))
 
@@ -199,27 +200,22 @@ class EBGAN(nn.Module):
 
     def forward(self, A, B, M): return self.edit(A, B, M)
 
-# %% ../nbs/32_models.ipynb #667cbabb
+# %% ../nbs/32_models.ipynb #a8f7b59b
 class Discriminator(nn.Module):
     "D: is this a photograph, or has somebody filled in M? Logits: above 0 for real"
     def __init__(self, c:Config):
         super().__init__()
         self.sees_M, c_in = c.d_sees_M, 4 if c.d_sees_M else 3
-        if c.d_patches:
-            cs = widths(c.d_width, halvings(c.size, 8), 4)
-            self.down = nn.ModuleList(SpectralConv2d(a, b, 4, 2, 1) for a, b in zip((c_in, *cs), cs))
-            self.judge = SpectralConv2d(cs[-1], 1, 3, 1, 1)
-        else:
-            cs = widths(c.d_width, 6, 8)
-            self.down = nn.ModuleList(init_(nn.Conv2d(a, b, 4, 2, 1)) for a, b in zip((c_in, *cs), cs))
-            self.judge = init_(nn.Conv2d(cs[-1], 1, c.size//64))
+        if c.d_patches: cs, last = widths(c.d_width, halvings(c.size, 8), 4), (3, 1, 1) # kernel, stride, padding
+        else: cs, last = widths(c.d_width, 6, 8), (c.size//64,)
+        self.down, self.judge = chain(c_in, cs, c.d_norm), init_(nn.Conv2d(cs[-1], 1, *last))
 
     def forward(self,
         y:torch.Tensor, # (N,3,S,S) a picture or an edit
         M:torch.Tensor, # (N,1,S,S) the region that may have been filled in
     )->torch.Tensor: # logits (N,1,h,w): one a patch; h = w = 1 in the paper's D
         x = torch.cat([y, M], 1) if self.sees_M else y
-        for layer in self.down: x = F.leaky_relu(layer(x), SLOPE, inplace=True)
+        for layer in self.down: x = layer(x)
         return self.judge(x)
 
 # %% ../nbs/32_models.ipynb #a2b05f07
@@ -266,15 +262,31 @@ def vary_pose(
     at = torch.einsum('nij,nhwj->nhwi', R, at - mid[:, None, None]) + (mid + shift)[:, None, None]
     return F.grid_sample(A, at, padding_mode='border', align_corners=False)
 
-# %% ../nbs/32_models.ipynb #9f504ae8
+# %% ../nbs/32_models.ipynb #8f88e243
+def vary_rim(
+    A:torch.Tensor, # (N,3,H,W)
+    B:torch.Tensor, # (N,3,H,W)
+    M:torch.Tensor, # (N,1,H,W) the region
+    generator:torch.Generator, # on the CPU
+    amount:float=1., # 0 = leave A as it is
+)->torch.Tensor: # (N,3,H,W)
+    "A inside M, but B along its rim: as wide as drawn, 10% of the width at most; regions that would lose half stay as they are"
+    r = int(torch.randint(0, round(.1*amount*M.shape[-1]) + 1, (1,), generator=generator))
+    inner = -F.max_pool2d(-M, 2*r+1, 1, r)
+    inner = torch.where(inner.sum((1, 2, 3), keepdim=True) >= M.sum((1, 2, 3), keepdim=True)/2, inner, M)
+    return A*inner + B*(1-inner)
+
+# %% ../nbs/32_models.ipynb #42279841
 def vary(
     A:torch.Tensor, # (N,3,H,W) in [-1,1]
+    B:torch.Tensor, # (N,3,H,W) other pictures
     M:torch.Tensor, # (N,1,H,W) the region
     generator:torch.Generator, # on the CPU
     amount:float=1., # 0 = leave A as it is
 )->torch.Tensor: # (N,3,H,W) in [-1,1]
-    "What E may see in place of A in the reconstruction pass: other light, a little moved"
-    return vary_light(vary_pose(A, M, generator, amount), generator, amount)
+    "What E may see in place of A in the reconstruction pass: other light, a little moved, somebody else along the rim"
+    A, B = (vary_light(vary_pose(x, M, generator, amount), generator, amount) for x in (A, B))
+    return vary_rim(A, B, M, generator, amount)
 
 # %% ../nbs/32_models.ipynb #fa64d8d6
 FORMAT = 'ebgan_nb weights 1'
