@@ -75,7 +75,7 @@ class Adversaries(nn.Module):
         with self.autocast(): logits = self.D(x, M).float()
         return logits[F.adaptive_max_pool2d(M, logits.shape[-2:]) > 0]
 
-# %% ../nbs/50_training.ipynb #78488780
+# %% ../nbs/50_training.ipynb #a3e323e9
 class Adversarial(Callback):
     "D's step in `after_pred`, then fastai's own step for E and G: Eq. 10 and 11"
     order = 10
@@ -90,7 +90,7 @@ class Adversarial(Callback):
     def before_batch(self):
         if self.training and self.varied:
             g = generator(self.seed, 'vary', self.k)
-            self.learn.xb = (*self.xb, vary(self.xb[0], self.xb[2], g))
+            self.learn.xb = (*self.xb, vary(*self.xb, g))
 
     def after_pred(self):
         self.passes = self.learn.pred
@@ -257,7 +257,7 @@ def show_picture(picture):
     from IPython.display import display
     return display(picture, display_id=True) if get_ipython() else None
 
-# %% ../nbs/50_training.ipynb #330b3942
+# %% ../nbs/50_training.ipynb #e905a519
 class EBGANLearner(Learner):
     "fastai's `Learner` for `Adversaries`"
     def lr_find(self, *args, **kwargs):
@@ -282,7 +282,7 @@ def ebgan_learner(
     cfg = config(preset, dls.size, **{k: kwargs.pop(k) for k in list(kwargs) if k in config().__dict__})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Adversaries(build(cfg), build_discriminator(cfg)).to(dls.device)
+        model = Adversaries(build(cfg), build_discriminator(cfg)).to(dls.device, memory_format=torch.channels_last) # quicker convolutions
     adversarial = Adversarial(LossWeights.preset(preset), seed, varied=preset=='course')
     learn = EBGANLearner(dls, model, loss_func=adversarial.loss, splitter=two_groups, lr=lr or LEARNING_RATE[preset],
         opt_func=lambda p, lr: Adam(p, lr=lr, mom=.5, sqr_mom=.999, eps=1e-8, wd=0.), moms=(.5, .5, .5), wd=0.,
