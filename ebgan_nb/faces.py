@@ -25,9 +25,10 @@ import torch
 from .attributes import CELEBA, check_attributes, parse_region
 from .core import WrongInput, generator, nearest, to_pil, written
 
-# %% ../nbs/11_faces.ipynb #8b46760d
+# %% ../nbs/11_faces.ipynb #711c434b
 def smooth(
-    a, b, # 0 at a and before, 1 at b and after; a > b gives a falling step
+    a, # the step's foot: 0 here and before
+    b, # its top: 1 here and beyond; a > b gives a falling step
     x, # tensor
 ): # tensor of x's shape
     "A step without corners"
@@ -35,20 +36,23 @@ def smooth(
     return t*t*(3 - 2*t)
 
 def blob(
-    x, y, # coordinates relative to the centre
-    rx, ry, # half axes
+    x, # coordinate relative to the centre
+    y, # coordinate relative to the centre, down
+    rx, # half axis along x
+    ry, # half axis along y
 ): # tensor
     "A soft hill of height 1 that is exactly 0 beyond its half axes"
     return (1 - (x/rx).square() - (y/ry).square()).clamp(min=0).square()
 
 def mix(
-    a, b, # what to blend
+    a, # one end
+    b, # the other end
     w, # share of b, 0 to 1
 ): # tensor
     "a where w is 0, b where w is 1"
     return a + (b - a)*w
 
-# %% ../nbs/11_faces.ipynb #c6e81d73
+# %% ../nbs/11_faces.ipynb #d7c5ba5f
 def cover(
     d, # signed distance, negative inside
     px, # side of a pixel, in the unit of d
@@ -58,8 +62,10 @@ def cover(
     return (.5 - d/(px + soft)).clamp(0, 1)
 
 def radius(
-    x, y, # coordinates relative to the centre
-    rx, ry, # half axes
+    x, # coordinate relative to the centre
+    y, # coordinate relative to the centre, down
+    rx, # half axis along x
+    ry, # half axis along y
     square=0., # 0 for an ellipse, towards 1 for a rounded box
 ): # 1 on the curve, less inside
     "Distance from the centre as a multiple of the curve's: minus 1 and times the half axis it is nearly a signed distance"
@@ -158,12 +164,13 @@ class Factor:
         low, high = sorted([self.off, self.on])
         return (value > (low[1] + high[0])/2) != ((self.on < self.off) != self.inverse)
 
-# %% ../nbs/11_faces.ipynb #72244645
+# %% ../nbs/11_faces.ipynb #9ead43c0
 def factor(
     name, # of the factor
     part, # key of `PARTS`
     meaning, # in words; lengths are in eye distances, angles in radians
-    low, high, # bounds
+    low, # lower bound
+    high, # upper bound
     on=None, # bounds of the second band (low, high)
     p=.5, # probability of the second band
     attribute=None, # CelebA name that is 1 in the second band
@@ -187,7 +194,7 @@ factor('rim',    'light', 'strength of the light from behind', 0., .5)
 factor('warmth', 'light', 'colour of the lamp, cold to warm', -1., 1.)
 factor('tone',   'skin', 'light to dark', .9, 4.7, (0., .3), .18, 'Pale_Skin')
 
-# %% ../nbs/11_faces.ipynb #f96d39be
+# %% ../nbs/11_faces.ipynb #c55eedfa
 class People:
     "N faces as numbers"
     def __init__(self,
@@ -196,6 +203,7 @@ class People:
     def __len__(self): return len(self.factors['roll'])
     def __repr__(self): return f'People: {len(self)} faces of {len(self.factors)} factors'
     def __getitem__(self, i):
+        if hasattr(i, 'tolist'): i = torch.tensor(i.tolist()) # a pandas or numpy mask
         i = torch.arange(len(self))[i].reshape(-1)
         return People({k: v[i] for k, v in self.factors.items()})
 
@@ -428,7 +436,7 @@ def cap(c):
     wave = torch.sin(13*angle + f.strand) + torch.sin(23*angle - f.strand) + torch.sin(5*c.Y + f.strand)
     return torch.where(y < 0, (upper - 1)*wide, x.abs() - side) + .035*f.curl*wave, x/wide, y/high
 
-# %% ../nbs/11_faces.ipynb #90a71d27
+# %% ../nbs/11_faces.ipynb #c57269df
 HAIRS = (.085, .07, .07), (.27, .175, .12), (.74, .57, .36), (.60, .59, .59), (.50, .23, .11)
 
 def hair_colour(f):
@@ -447,7 +455,11 @@ def strands(
         out = out + torch.exp(-(.32*k*c.px).square())*a*torch.sin(k*s + k*c.f.strand + 1.7*torch.sin(2.3*t + k))
     return out
 
-def locks(c, s, t, nx, ny, dark):
+def locks(c, s, t,
+    nx, # tilt of the head of hair along x
+    ny, # along y
+    dark, # share of the light that arrives
+): # strands, {map: what to paint}
     "Strands, and what to paint hair with: colour and surface"
     f, tint = c.f, hair_colour(c.f)
     fine, bright = strands(c, s, t), tint.amax(1, keepdim=True)
