@@ -705,7 +705,7 @@ def eye_skin(c):
     c.colour.mul_(1 - f.bags*near*blob(e, c.y - .15, .30, .11)*colours(.14, .26, .16))
     c.bump(e, c.y - .20, .26, .07, .016*f.bags*near, c.x.sign())
 
-# %% ../nbs/11_faces.ipynb #2a0f700f
+# %% ../nbs/11_faces.ipynb #3c21d21b
 factor('gaze_x', 'eyes', 'looks to the right', -.055, .055)
 factor('gaze_y', 'eyes', 'looks down', -.02, .02)
 factor('iris',   'eyes', 'brown, hazel, green, blue, grey', 0., 4.99)
@@ -717,7 +717,7 @@ def eyes(c):
     f, sg, (lx, ly, lz) = c.f, c.x.sign(), direction(c.f)
     e, q, y, up, low, w = lids(c)
     slope = (1 + (.25*f.eye*q/w).square()).rsqrt()
-    gap = cover(torch.maximum(up - y, y - low)*slope, c.px)
+    gap = cover(torch.maximum(up - y, y - low)*slope, c.px)*(e.abs() < 1.2*w) # coarse pixels cover a line without height, too
     gx, gy = e - f.gaze_x*sg, y - f.gaze_y + .046*f.eye
     r = radius(gx, gy, 1., 1.)
     white = srgb(.83, .80, .775)*(1 - .05*f.tone)*(1 - colours(.02, .14, .13)*(q.abs() + 2.2*blob(q + .95, 0*q, .3, 1.)))
