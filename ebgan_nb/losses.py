@@ -50,14 +50,14 @@ def adversarial_g(
     "Eq. 6 with its missing minus: -E[log D(y)], on logits"
     return F.softplus(-fake.float()).mean()
 
-# %% ../nbs/40_losses.ipynb #2451195f
+# %% ../nbs/40_losses.ipynb #fe4a32da
 @dataclass(frozen=True)
 class LossWeights:
     "The lambdas of Eq. 10, and how Eq. 4 is meant"
     rec: float = 50.      # lambda_rec, for the whole picture
     rec_in_M: float = 25. # the same, once more, inside M: not in the paper
-    cyc: float = 10.      # lambda_cyc
-    adv: float = 1.       # of the adversarial loss
+    cyc: float = .5       # lambda_cyc
+    adv: float = .1       # of the adversarial loss
     detach: bool = True   # hold code_B still in Eq. 4
 
     @classmethod
@@ -65,7 +65,7 @@ class LossWeights:
         name:str, # 'course' or 'paper'
     ):
         "`paper`: the printed weights; `course`: this class's defaults"
-        return {'course': cls(), 'paper': cls(rec=100., rec_in_M=0., detach=False)}[nearest(name, ('course', 'paper'), 'preset')]
+        return {'course': cls(), 'paper': cls(rec=100., rec_in_M=0., cyc=10., adv=1., detach=False)}[nearest(name, ('course', 'paper'), 'preset')]
 
 # %% ../nbs/40_losses.ipynb #90277535
 def generator_loss(
