@@ -109,7 +109,7 @@ def paste(
     r"$y = A^b \odot M + A \odot (1 - M)$: the drawing inside the mask, the source outside"
     return A_b*M + A*(1 - M)
 
-# %% ../nbs/12_masks.ipynb #e9070aae
+# %% ../nbs/12_masks.ipynb #01eca36b
 def soften(
     M:torch.Tensor, # (N,1,H,W) of 0 and 1
     pixels:int, # half width of the soft edge; 0 leaves M as it is
@@ -119,7 +119,7 @@ def soften(
     if r < 0: raise WrongInput(f'a soft edge of {pixels} pixels: 0 or more are expected')
     if r==0: return M
     pad = lambda x: F.pad(x, (r, r, r, r), mode='replicate')       # no rim along the picture's own border
-    core = -F.max_pool2d(-pad(M), 2*r + 1, 1)
+    core = -F.max_pool2d(F.max_pool2d(-pad(M), (2*r + 1, 1), 1), (1, 2*r + 1), 1)   # M without its rim of r pixels
     k = torch.exp(-.5*(torch.arange(-r, r+1, device=M.device)*2/r)**2).to(M.dtype)
     k = k/k.sum()
     return F.conv2d(F.conv2d(pad(core), k[None, None, None]), k[None, None, :, None])*M
