@@ -344,7 +344,7 @@ def locked(
         if fcntl: fcntl.flock(f, fcntl.LOCK_EX)
         yield bool(fcntl)
 
-# %% ../nbs/20_data.ipynb #0fe2b70a
+# %% ../nbs/20_data.ipynb #2c0e2e29
 def build_cache(
     source, size, crop, # see `cached`
     folder, # where it will lie
@@ -352,7 +352,7 @@ def build_cache(
     "Decode or draw every picture into a folder beside `folder`, and rename it"
     n, side, part = len(source), size + 2*(size//16), folder.with_name(f'{folder.name}.{secrets.token_hex(4)}.part')
     need, free = n*3*side**2, shutil.disk_usage(folder.parent).free
-    print(f'{n:,} pictures of {side} x {side} pixels, prepared once: {need/1e6:,.0f} MB in {folder}', flush=True)
+    print(f'{n:,} pictures of {side} x {side} pixels, prepared once: {need/1e6:,.0f} MB in {folder.name}', flush=True)
     if need > free:
         raise RunFailed(f'the cache needs {need/1e6:,.0f} MB, {folder.parent} has {free/1e6:,.0f} left: make room, or set EBGAN_DATA to another disk')
     part.mkdir()

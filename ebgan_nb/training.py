@@ -516,7 +516,7 @@ def board(out):
     except ImportError: raise WrongInput("--tensorboard needs tensorboard: pip install tensorboard") from None
     return TensorBoardCallback(Path(out)/'tensorboard', trace_model=False, log_preds=False)
 
-# %% ../nbs/50_training.ipynb #0838ef03
+# %% ../nbs/50_training.ipynb #d2306732
 def train(
     s: Settings, # what to train, and on what
     out, # the run's folder
@@ -525,8 +525,9 @@ def train(
     tensorboard=False, # log to `out`/tensorboard as well (pip install tensorboard)
 ) -> EBGANLearner: # after the last batch
     "Train into a folder; Ctrl-C saves a checkpoint and raises `KeyboardInterrupt`"
-    out = new_run(checked(s), out, resume)
+    checked(s)
     dls = dataloaders(s.data, size=s.size, bs=s.bs, seed=s.seed, attributes=s.attributes, round=s.round, skip_bad=s.skip_bad, n=s.n)
+    out = new_run(s, out, resume)  # after the data: wrong input leaves no folder behind
     learn = ebgan_learner(dls, s.preset, s.lr, s.seed, s.precision, path=out)
     if s.init: start_from(learn, s.init)
     if resume: go_on(learn, out)
@@ -563,7 +564,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--tensorboard', action='store_true', help="log for TensorBoard, too")
     return p
 
-# %% ../nbs/50_training.ipynb #38e83b95
+# %% ../nbs/50_training.ipynb #b0fcb59a
 def default_run(s: Settings) -> Path:
     "A new folder in data/runs, named after the settings"
     first = data_home()/'runs'/f'{s.model}-{Path(s.data).stem}-{s.size}-seed{s.seed}'
@@ -585,6 +586,5 @@ def main(
     s = dataclasses.replace(settings_of(resume) if resume else Settings(), **given)
     if s.batches is None and s.minutes is None: s.minutes = 20.
     out = resume or out or default_run(s)
-    print(f'{out}: {"going on" if resume else "a new run"}', flush=True)
     learn = train(s, out, bool(resume), tensorboard=tensorboard)
     print(f'{out}: batch {learn.adversarial.k}. Look at edits.png; edit with: ebgan_edit SOURCE EXEMPLAR --region mouth --weights {out} --out y.png')
