@@ -360,6 +360,7 @@ def fill(
     region, mask, # one of them; the other is None
     strength:float=1., soft:int=0,
     source_points=None, exemplar_points=None, # five landmarks each; None: aligned by convention
+    keep:float=1.,
 ): # PIL, of the source's size and mode
     "One region of the source, filled in after one exemplar"
     S, size, square = editor.size, source.size, (0, 0, editor.size, editor.size)
@@ -371,7 +372,7 @@ def fill(
     M = cover(inside, box, T, S)
     A, B = warp(source.convert('RGB'), T, square), warp(exemplar.convert('RGB'), T_B, square)
     with torch.inference_mode():
-        y = editor.model.edit(*(x.to(editor.device) for x in (to_unit(A), to_unit(B), M)), strength=strength).cpu()
+        y = editor.model.edit(*(x.to(editor.device) for x in (to_unit(A), to_unit(B), M)), strength=strength, keep=keep).cpu()
     inside, box = tight(inside, box, soft)
     return lay_over(source, enlarge(to_pil(y), A, source, T, box), inside, feathered(inside, soft), box)
 
@@ -395,15 +396,20 @@ def steps(
 def checked_amounts(
     strength, # 0..1
     soft, # whole pixels, 0 or more
-)->tuple: # float, int
-    "The two numbers of an edit, or `WrongInput`"
-    try: s = float(strength)
-    except (TypeError, ValueError): s = math.nan
+    keep=1., # 0..1
+)->tuple: # float, int, float
+    "The numbers of an edit, or `WrongInput`"
+    s, k = _number(strength), _number(keep)
     if not 0 <= s <= 1: raise WrongInput(f"strength={strength}: a number from 0 (the source's own code) to 1 (the exemplar's) is expected")
+    if not 0 <= k <= 1: raise WrongInput(f'keep={keep}: a number from 0 (redraw everything inside the mask) to 1 (only the difference is drawn) is expected')
     try: p = int(soft) if 0 <= soft <= 1000 and soft==int(soft) else -1
     except (TypeError, ValueError): p = -1
     if p < 0: raise WrongInput(f'soft={soft}: a whole number of pixels from 0 to 1000 is expected')
-    return s, p
+    return s, p, k
+
+def _number(x): # float; nan for what is none
+    try: return float(x)
+    except (TypeError, ValueError): return math.nan
 
 def checked_template(
     template, # what stands in the weights' info
@@ -438,13 +444,14 @@ def edit(
     soft:int=0, # pixels of the source: width of the soft edge, which lies inside the mask
     source_points=None, # (5, 2) landmarks in pixels; None: aligned by convention
     exemplar_points=None, # the same for the exemplar; or {region: (5, 2)}
+    keep:float=1., # 1: what the network cannot redraw of the source stays; 0: the paper's edit, all of the region redrawn
 ): # PIL image, of the source's size and mode; bit-identical to the source outside the mask
     "The source, its region filled in after the exemplar"
     check_labels(self, attributes, labels, others)
-    strength, soft = checked_amounts(strength, soft)
+    strength, soft, keep = checked_amounts(strength, soft, keep)
     y = picture(source, 'source')
     for name, B, points in steps(exemplar, region, mask, exemplar_points):
-        y = fill(self, y, B, name, mask, strength, soft, source_points, points)
+        y = fill(self, y, B, name, mask, strength, soft, source_points, points, keep)
     return y
 
 # %% ../nbs/70_editing.ipynb #1c5c5e31
@@ -540,6 +547,7 @@ def parser()->argparse.ArgumentParser:
     p.add_argument('--attributes', metavar='A,B', help='attributes to take over, such as Smiling,Mustache (Att-EBGAN; default: all)')
     p.add_argument('--others', default='absent', help="attributes that are not listed: 'absent' or 'source' (default: %(default)s)")
     p.add_argument('--strength', type=float, default=1., help="from 0, SOURCE's own code, to 1, EXEMPLAR's (default: %(default)s)")
+    p.add_argument('--keep', type=float, default=1., help="from 0, all of the region is redrawn, to 1, what the network misses of SOURCE stays (default: %(default)s)")
     p.add_argument('--soft', type=int, default=0, metavar='PIXELS', help='width of a soft edge inside the mask (default: %(default)s)')
     p.add_argument('--weights', default='faces', metavar='NAME|PATH', help=f"{', '.join(NAMES)}; a folder of ebgan_train; a .safetensors file; a Hugging Face id (default: %(default)s)")
     p.add_argument('--source-points', metavar='X,Y,...', help=f'ten numbers, in pixels: {ORDER}')
@@ -559,7 +567,7 @@ def main(
     source, exemplar = open_picture(args.source), open_picture(args.exemplar)
     mask = open_picture(args.mask) if args.mask else None
     editor = Editor.load(args.weights)
-    y = editor.edit(source, exemplar, args.region, mask, attributes=args.attributes, others=args.others, strength=args.strength, soft=args.soft,
+    y = editor.edit(source, exemplar, args.region, mask, attributes=args.attributes, others=args.others, strength=args.strength, keep=args.keep, soft=args.soft,
                     source_points=points[0], exemplar_points=points[1])
     save_picture(y, args.out)
     print(f'{args.out}: {args.region or "the mask"} of {args.source} after {args.exemplar}, {y.width} x {y.height} pixels')
