@@ -258,7 +258,7 @@ def vary_light(
     x = ((A+1)/2).clamp(0, 1) ** torch.exp(.3*u[:, 6:])
     return (x*torch.exp(light)).clamp(0, 1)*2 - 1
 
-# %% ../nbs/32_models.ipynb #0747f952
+# %% ../nbs/32_models.ipynb #6dc9969d
 def even(
     M:torch.Tensor, # (N,1,H,W) of 0/1
     at:torch.Tensor, # (N,H,W,2): where each pixel lies, in [-1,1]
