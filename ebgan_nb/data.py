@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'ANNOTATIONS', 'CROPS', 'VERSION', 'PAGE', 'read_annotation', 'read_picture', 'Folder', 'Zip',
            'find_celeba', 'CelebA', 'crop_fractions', 'take_crop', 'FaceWorld', 'open_source', 'in_order',
-           'cache_folder', 'locked', 'build_cache', 'Pictures', 'cached', 'gather', 'members', 'EditBatches',
+           'cache_folder', 'locked', 'build_cache', 'Pictures', 'cached', 'moved', 'gather', 'members', 'EditBatches',
            'show_edits', 'dataloaders', 'download']
 
 # %% ../nbs/20_data.ipynb #46f71e33
@@ -444,6 +444,18 @@ def cached(
 # %% ../nbs/20_data.ipynb #1853a011
 _MIRROR = [1, 0, 2, 4, 3]            # left eye <-> right eye, nose, left <-> right corner of the mouth
 
+def moved(
+    points:torch.Tensor, # (n,5,2) landmarks in pixels of the cached pictures
+    size:int, # S
+    dx:torch.Tensor, # (n,) ints: where the crop begins
+    dy:torch.Tensor, # likewise, from above
+    flip:torch.Tensor, # bool (n,): mirror left and right
+)->torch.Tensor: # (n,5,2)
+    "Landmarks of pictures that were cropped and mirrored"
+    p = points - torch.stack([dx, dy], -1)[:, None]
+    mirrored = torch.stack([size - p[..., 0], p[..., 1]], -1)[:, _MIRROR]
+    return torch.where(flip[:, None, None], mirrored, p)
+
 def gather(
     x:torch.Tensor, # uint8 (n,3,S',S')
     points:torch.Tensor, # (n,5,2) pixels of x
@@ -454,9 +466,7 @@ def gather(
 ): # uint8 (n,3,S,S) and its landmarks
     "Crop and mirror each picture of a batch, and its landmarks with it"
     x = x.unfold(2, size, 1).unfold(3, size, 1)[torch.arange(len(x), device=x.device), :, dy, dx]
-    p = points - torch.stack([dx, dy], -1)[:, None]
-    mirrored = torch.stack([size - p[..., 0], p[..., 1]], -1)[:, _MIRROR]
-    return torch.where(flip[:, None, None, None], x.flip(-1), x), torch.where(flip[:, None, None], mirrored, p)
+    return torch.where(flip[:, None, None, None], x.flip(-1), x), moved(points, size, dx, dy, flip)
 
 # %% ../nbs/20_data.ipynb #f26df96d
 @lru_cache(8)
@@ -473,19 +483,26 @@ def members(
     return np.concatenate([_order(n, seed, int(e))[at[at//n==e] % n] for e in np.unique(at//n)])
 
 # %% ../nbs/20_data.ipynb #382c4f2d
+def _chosen(dl, k):
+    "What chance decides of batch k: pictures, where their crops begin, who is mirrored, the permutation that makes B, and the generator for what is left"
+    g = generator(dl.seed, 'batch', k)
+    i = dl.idxs[members(len(dl.idxs), dl.bs, dl.seed, k)]
+    dx, dy = dl.pictures.margin + torch.randint(-dl.shift, dl.shift + 1, (2, len(i)), generator=g)
+    flip, perm = torch.rand(len(i), generator=g) < .5, torch.randperm(len(i), generator=g)
+    return i, dx, dy, flip, perm, g
+
 def _train_batch(dl, k):
     "A (uint8), M, y_A and the permutation that makes B"
-    g, p = generator(dl.seed, 'batch', k), dl.pictures
-    i = dl.idxs[members(len(dl.idxs), dl.bs, dl.seed, k)]
-    dx, dy = p.margin + torch.randint(-dl.shift, dl.shift + 1, (2, len(i)), generator=g)
-    flip, perm = torch.rand(len(i), generator=g) < .5, torch.randperm(len(i), generator=g)
+    p, (i, dx, dy, flip, perm, g) = dl.pictures, _chosen(dl, k)
     x, points, dx, dy, flip = (t.to(dl.device) for t in (p.pixels(i), p.points(i), dx, dy, flip))
     x, points = gather(x, points, p.size, dx, dy, flip)
     return x, training_masks(points, p.size, g, dl.regions), p.labels[i], perm
 
+def _in_turn(dl, k): return range(k*dl.bs, min((k + 1)*dl.bs, len(dl.idxs)))
+
 def _valid_batch(dl, k):
     "A (uint8), M, y_A and the permutation that makes B: nothing random"
-    p, at = dl.pictures, range(k*dl.bs, min((k+1)*dl.bs, len(dl.idxs)))
+    p, at = dl.pictures, _in_turn(dl, k)
     i, m, regions = dl.idxs[at.start:at.stop], p.margin, dl.regions or REGIONS
     points = [None]*len(i) if p.landmarks is None else (p.points(i) - m).split(1)
     M = torch.cat([region_mask(regions[j % len(regions)], q, p.size, p.template) for j, q in zip(at, points)])
@@ -530,6 +547,16 @@ def batch(self:EditBatches,
     x, M, y, perm = (t.to(self.device) for t in (x, M, y[:, self.columns].float(), perm))
     A = to_unit(x)
     return A, A[perm], M, y, y[perm]
+
+@patch
+def landmarks(self:EditBatches,
+    k:int, # number of the batch, from 0
+)->torch.Tensor: # (n,5,2) pixels: those of A; the template's, where the pictures came without any
+    "Where the faces of batch k lie, for a network that learns to find them"
+    p = self.pictures
+    if not self.train: return (p.points(self.idxs[list(_in_turn(self, k))]) - p.margin).to(self.device)
+    i, dx, dy, flip, *_ = _chosen(self, k)
+    return moved(p.points(i), p.size, dx, dy, flip).to(self.device)
 
 @patch
 def one_batch(self:EditBatches): return self.batch(self.start)
