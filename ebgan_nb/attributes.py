@@ -25,10 +25,10 @@ REGIONS = ('mouth', 'eyes', 'brows', 'nose', 'face')
 # %% ../nbs/10_attributes.ipynb #88d1e308
 REGION_ATTRIBUTES = dict(
     mouth = ('Big_Lips', 'Goatee', 'Mouth_Slightly_Open', 'Mustache', 'Smiling', 'Wearing_Lipstick'),
-    eyes  = ('Bags_Under_Eyes', 'Eyeglasses', 'Narrow_Eyes'),
+    eyes  = ('Bags_Under_Eyes', 'Eyeglasses', 'Heavy_Makeup', 'Narrow_Eyes'),
     brows = ('Arched_Eyebrows', 'Bushy_Eyebrows'),
     nose  = ('Big_Nose', 'Pointy_Nose'))
-_FACE = ('5_o_Clock_Shadow', 'Chubby', 'Double_Chin', 'Heavy_Makeup', 'High_Cheekbones', 'Male', 'No_Beard', 'Oval_Face',
+_FACE = ('5_o_Clock_Shadow', 'Chubby', 'Double_Chin', 'High_Cheekbones', 'Male', 'No_Beard', 'Oval_Face',
          'Rosy_Cheeks', 'Sideburns', 'Young')  # seen in the face, but in none of its parts alone
 REGION_ATTRIBUTES['face'] = tuple(sorted(sum(REGION_ATTRIBUTES.values(), _FACE), key=CELEBA.index))
 

@@ -19,9 +19,11 @@ def reconstruction_loss(
     A:torch.Tensor, # (N,3,H,W) the picture, in [-1,1]
     A_a:torch.Tensor, # (N,3,H,W) A completed with its own code
     M:torch.Tensor=None, # (N,1,H,W) of 0/1: count the pixels inside M only; None counts all
+    square:bool=False, # squared errors in place of absolute ones
 )->torch.Tensor: # a number
     "Eq. 1: mean absolute error of the reconstruction"
-    error = (A.float() - A_a.float()).abs()
+    error = A.float() - A_a.float()
+    error = error.square() if square else error.abs()
     if M is None: return error.mean()
     return (error*M).sum() / (M.sum()*A.shape[1]).clamp(min=1)
 
@@ -50,11 +52,11 @@ def adversarial_g(
     "Eq. 6 with its missing minus: -E[log D(y)], on logits"
     return F.softplus(-fake.float()).mean()
 
-# %% ../nbs/40_losses.ipynb #b541609f
+# %% ../nbs/40_losses.ipynb #65a404eb
 def code_loss(
     code:torch.Tensor, # (N,c,h,w)
 )->torch.Tensor: # a number
-    "Mean square of a code: twice its distance, in nats a number, from saying nothing"
+    "Mean square of a code"
     return code.float().square().mean()
 
 # %% ../nbs/40_losses.ipynb #44c32fb8
@@ -69,29 +71,20 @@ def landmark_loss(
 @dataclass(frozen=True)
 class LossWeights:
     "The lambdas of Eq. 10, and how Eq. 4 is meant"
-    rec: float = 10.      # lambda_rec, for the whole picture
-    rec_in_M: float = 65. # the same, once more, inside M: not in the paper
-    cyc: float = .5       # lambda_cyc
-    adv: float = .1       # of the adversarial loss
-    code: float = .8      # the price on the code: not in the paper
-    back: float = 30.     # there and back again: not in the paper
-    find: float = 20.     # landmarks: not in the paper
-    detach: bool = True   # hold code_B still in Eq. 4
-    warm: int = 3000      # batches until the price on the code is full
+    rec: float = 20.        # lambda_rec, for the whole picture
+    rec_in_M: float = 150.  # of squared errors inside M: not in the paper
+    cyc: float = .5         # lambda_cyc
+    adv: float = .1         # of the adversarial loss
+    code: float = .02       # on the size of codes: not in the paper
+    find: float = 20.       # of the landmarks that E finds: not in the paper
+    detach: bool = True     # hold code_B still in Eq. 4
 
     @classmethod
     def preset(cls,
         name:str, # 'course' or 'paper'
     ):
         "`paper`: the printed weights; `course`: this class's defaults"
-        paper = dict(rec=100., rec_in_M=0., cyc=10., adv=1., code=0., back=0., find=0., detach=False)
-        return {'course': cls(), 'paper': cls(**paper)}[nearest(name, ('course', 'paper'), 'preset')]
-
-    def at(self,
-        k:int, # number of the batch
-    )->dict: # {name of a term: its weight}
-        "The weights that hold in batch k"
-        return dict(rec=self.rec, rec_in_M=self.rec_in_M, cyc=self.cyc, adv_g=self.adv, code=self.code*min(1, k/self.warm), back=self.back, find=self.find)
+        return {'course': cls(), 'paper': cls(rec=100., rec_in_M=0., cyc=10., adv=1., code=0., find=0., detach=False)}[nearest(name, ('course', 'paper'), 'preset')]
 
 # %% ../nbs/40_losses.ipynb #90277535
 def generator_loss(
@@ -102,22 +95,17 @@ def generator_loss(
     code_Ab:torch.Tensor, # (K,c,h,w) E(A_b, M)
     fake:torch.Tensor, # D's logits for y
     weights:LossWeights=LossWeights(), # the lambdas
-    code_A:torch.Tensor=None, # (N,c,h,w) what A_a was made from; None: it costs nothing
-    B:torch.Tensor=None, # (K,3,H,W) the exemplars
-    B_y:torch.Tensor=None, # (K,3,H,W) B completed with what E reads in y; None: no way back
+    code_A:torch.Tensor=None, # (N,c,h,w) what A_a was made from; None: its size costs nothing
     P:torch.Tensor=None, # (N,5,2) landmarks that E finds; None: it need not find any
     true:torch.Tensor=None, # (N,5,2) where they are
-    k:int=10**9, # number of the batch, for the price on the code
 )->tuple: # (a number to minimise, {name: term before weighting})
     "Eq. 10: what E and G minimise"
-    nothing = torch.zeros(())
-    terms = dict(rec=reconstruction_loss(A, A_a), rec_in_M=reconstruction_loss(A, A_a, M),
+    terms = dict(rec=reconstruction_loss(A, A_a), rec_in_M=reconstruction_loss(A, A_a, M, square=True),
                  cyc=cycle_loss(code_B, code_Ab, weights.detach), adv_g=adversarial_g(fake),
-                 code=nothing if code_A is None else code_loss(code_A),
-                 back=nothing if B_y is None else reconstruction_loss(B, B_y, M[:len(B)]),
-                 find=nothing if P is None else landmark_loss(P, true))
-    w = weights.at(k)
-    return sum(w[name]*t for name, t in terms.items() if w[name]), {name: t.detach() for name, t in terms.items()}
+                 code=torch.zeros(()) if code_A is None else code_loss(code_A),
+                 find=torch.zeros(()) if P is None else landmark_loss(P, true))
+    w = dict(rec=weights.rec, rec_in_M=weights.rec_in_M, cyc=weights.cyc, adv_g=weights.adv, code=weights.code, find=weights.find)
+    return sum(w[k]*t for k, t in terms.items() if w[k]), {k: t.detach() for k, t in terms.items()}
 
 # %% ../nbs/40_losses.ipynb #227c55d5
 def discriminator_loss(
