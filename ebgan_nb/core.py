@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['OneLine', 'WrongInput', 'RunFailed', 'nearest', 'quick', 'generator', 'best_device', 'to_unit', 'to_uint8', 'to_pil',
-           'grid', 'show_rows', 'data_home', 'photographs', 'asset', 'written', 'command']
+           'grid', 'show_rows', 'data_home', 'photographs', 'asset', 'written', 'Parser', 'command']
 
 # %% ../nbs/00_core.ipynb #fe85fa0e
+import argparse
 import difflib
 import errno
 import functools
@@ -225,6 +226,10 @@ def _one_line(e)->str:
     "What to tell the user, on one line"
     text = f'{e.filename}: {e.strerror}' if isinstance(e, OSError) and e.filename else str(e)
     return ' '.join(text.split()) or 'interrupted'
+
+class Parser(argparse.ArgumentParser):
+    "argparse's parser, whose complaints are `WrongInput`: one line, without the list of all options"
+    def error(self, message): raise WrongInput(f'{message}; --help lists all options')
 
 def command(
     fn, # the main function of a console command

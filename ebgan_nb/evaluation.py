@@ -6,11 +6,10 @@
 __all__ = ['TEST', 'ALL', 'PAPER', 'ROUNDING', 'LEAKS', 'METRICS', 'unseen', 'pairs', 'drawn', 'ring', 'matched', 'poisson',
            'inpainted', 'methods_of', 'in_M', 'achieved_change', 'pooled', 'psnr', 'ssim', 'lpips_metric', 'lpips',
            'absent', 'step', 'seam', 'bootstrap', 'found', 'exchanged', 'leak', 'distances', 'job_pairs',
-           'job_exemplars', 'checked', 'jobs', 'evaluate', 'of_region', 'of_metric', 'save', 'check_file',
-           'weights_file', 'parser', 'main']
+           'job_exemplars', 'checked', 'jobs', 'evaluate', 'of_region', 'of_metric', 'save', 'check_file', 'parser',
+           'main']
 
 # %% ../nbs/60_evaluation.ipynb #55d318dd
-import argparse
 import json
 from collections import defaultdict
 from functools import lru_cache, partial
@@ -24,7 +23,7 @@ from .attributes import parse_region
 from .core import WrongInput, asset, command, generator, nearest, to_uint8, to_unit, written
 from .faces import FACTORS, PARTS, People, region_factors, render, sample, transfer
 from .masks import paste, region_mask
-from .models import load_weights
+from .models import find_weights, load_weights
 
 # %% ../nbs/60_evaluation.ipynb #7e12bdb1
 TEST = 10**12 # seeds of test faces start here, beyond those that training draws from
@@ -418,22 +417,9 @@ def check_file(
     return path
 
 # %% ../nbs/60_evaluation.ipynb #91654efd
-def weights_file(
-    weights, # a shipped name, a folder of `ebgan_train`, or a .safetensors file
-)->Path:
-    "The file that is meant, or `WrongInput`"
-    path = Path(weights).expanduser()
-    if path.is_dir(): return path/'weights.safetensors'
-    if path.exists() or path.suffix or path.name != str(weights): return path
-    names = [p.stem for p in asset('faces.safetensors').parent.glob('*.safetensors')]
-    return asset(nearest(weights, sorted(names), 'weights') + '.safetensors')
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message): raise WrongInput(f'{message}; --help lists all options')
-
-def parser()->argparse.ArgumentParser:
+def parser()->Parser:
     "The options of `ebgan_evaluate`"
-    p = _Parser('ebgan_evaluate', description='Measure edits of drawn faces against the true edits, beside rivals that learnt nothing.')
+    p = Parser('ebgan_evaluate', description='Measure edits of drawn faces against the true edits, beside rivals that learnt nothing.')
     p.add_argument('--weights', default='faces', metavar='NAME|PATH', help='shipped weights, a folder of ebgan_train, or a .safetensors file (default: %(default)s)')
     p.add_argument('--data', default='faces', metavar='faces', help='drawn faces, the only ones with a truth (default: %(default)s)')
     p.add_argument('--regions', default=','.join(ALL), help='with commas (default: %(default)s)')
@@ -452,7 +438,7 @@ def main(
     regions = checked(args.n, args.seed, args.regions)
     if args.data != 'faces': raise WrongInput(f'--data {args.data}: photographs have no true edit, and what can be measured without one is not built yet: --data faces')
     outs = [check_file(f) for f in (args.json, args.csv) if f]
-    model, _ = load_weights(weights_file(args.weights))
+    model, _ = load_weights(find_weights(args.weights))
     frame = evaluate(model, args.n, args.seed, regions)
     for out in outs: save(frame, out, weights=args.weights, data=args.data, seed=args.seed, n=args.n, absent=absent())
     for region in regions: print(f'\n{region}\n{of_region(frame, region).to_string(float_format="{:.2f}".format, na_rep="-")}')

@@ -11,7 +11,7 @@ __all__ = ['TWINS', 'PRECISIONS', 'LEARNING_RATE', 'SHARE', 'TERMS', 'MODELS', '
            'parser', 'default_run', 'main']
 
 # %% ../nbs/50_training.ipynb #dac3b63f
-import argparse, csv, dataclasses, json, math, signal, sys, threading, time
+import csv, dataclasses, json, math, signal, sys, threading, time
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from fastai.optimizer import Adam
 from fastai.torch_core import find_bs
 from fastcore.basics import noop, patch
 from fastcore.foundation import L
-from .core import RunFailed, WrongInput, command, data_home, generator, grid, nearest, written
+from .core import Parser, RunFailed, WrongInput, command, data_home, generator, grid, nearest, written
 from .attributes import check_attributes
 from .data import dataloaders
 from .losses import LossWeights, discriminator_loss, generator_loss
@@ -86,8 +86,9 @@ class Adversarial(Callback):
     def __init__(self,
         weights, # `LossWeights`: the lambdas
         seed=0, # every random choice of batch k is a function of (seed, k)
-        varied=True # in the reconstruction pass: E sees twins, or A in other light and pose
-    ): self.weights, self.seed, self.varied, self.k, self.terms, self.scaler = weights, seed, varied, 0, {}, None
+        varied=True, # in the reconstruction pass: E sees twins, or A in other light and pose; False: A, as in the paper
+        twins=.9 # share of twins
+    ): self.weights, self.seed, self.varied, self.twins, self.k, self.terms, self.scaler = weights, seed, varied, twins, 0, {}, None
 
     def before_train(self): self.dls.train.start = self.k
 
@@ -112,7 +113,7 @@ def rest(
     for p in net.parameters(): p.grad = None
 
 # %% ../nbs/50_training.ipynb #5e64a935
-TWINS = .9 # share of twins
+TWINS = dict(faces=.9, celeba=.3) # share of twins, by kind of picture
 
 @patch
 def seen(self:Adversarial, A, B, M):
@@ -120,7 +121,7 @@ def seen(self:Adversarial, A, B, M):
     g = generator(self.seed, 'seen', self.k)
     twin, found = self.dl.twins(self.k, M)
     twin = self.model.net.aligned(A, twin)
-    chosen = found & (torch.rand(len(A), generator=g) < TWINS).to(found.device)
+    chosen = found & (torch.rand(len(A), generator=g) < self.twins).to(found.device)
     return torch.where(chosen[:, None, None, None], twin, vary(A, B, M, g))
 
 # %% ../nbs/50_training.ipynb #b937bc9d
@@ -298,6 +299,9 @@ def ebgan_learner(
     seed=0, # initial weights and every random choice of batch k
     precision='auto', # 'auto', 'float32', 'bf16', 'fp16'
     cbs=None, # more callbacks
+    weights=None, # `LossWeights`; None: the preset's
+    varied=None, # does E see twins, or a varied A, in the reconstruction pass? None: as the preset
+    twins=None, # share of twins; None: by kind of picture, `TWINS`
     **kwargs # for `Learner`, and fields of the model's `config`
 ) -> EBGANLearner: # ready for `fit`
     "EBGAN of Eq. 10 and 11 on fastai"
@@ -305,7 +309,8 @@ def ebgan_learner(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Adversaries(build(cfg), build_discriminator(cfg), SHARE[preset]).to(dls.device, memory_format=torch.channels_last) # quicker convolutions
-    adversarial = Adversarial(LossWeights.preset(preset), seed, varied=preset=='course')
+    if twins is None: twins = TWINS[dls.source_info['kind']]
+    adversarial = Adversarial(weights or LossWeights.preset(preset), seed, preset=='course' if varied is None else varied, twins)
     learn = EBGANLearner(dls, model, loss_func=adversarial.loss, splitter=two_groups, lr=lr or LEARNING_RATE[preset],
         opt_func=lambda p, lr: Adam(p, lr=lr, mom=.5, sqr_mom=.999, eps=1e-8, wd=0.), moms=(.5, .5, .5), wd=0.,
         metrics=[Term(t) for t in TERMS], cbs=[adversarial, Averaged(), HalfPrecision(precision), *L(cbs)], **kwargs)
@@ -424,6 +429,7 @@ class Settings:
     minutes: float | None = None # or after this time
     round: int = 200             # batches between two checkpoints
     n: int | None = None         # number of drawn training faces
+    twins: float | None = None   # share of twins in the reconstruction pass; None: .9 for drawn faces, .3 for photographs
 
 MODELS = ('ebgan',)
 
@@ -435,6 +441,7 @@ def checked(
     for k in ('size', 'bs', 'batches', 'minutes', 'round', 'lr'):
         v = getattr(s, k)
         if v is not None and not v > 0: raise WrongInput(f"--{k} {v}: give a number above 0")
+    if s.twins is not None and not 0 <= s.twins <= 1: raise WrongInput(f"--twins {s.twins}: give a share from 0 to 1")
     if s.bs < 2: raise WrongInput("--bs 1: an exemplar comes from the same batch, so it takes 2 pictures or more")
     return s
 
@@ -551,7 +558,7 @@ def train(
     checked(s)
     dls = dataloaders(s.data, size=s.size, bs=s.bs, seed=s.seed, attributes=s.attributes, round=s.round, skip_bad=s.skip_bad, n=s.n, balance=s.preset=='course')
     out = new_run(s, out, resume)  # after the data: wrong input leaves no folder behind
-    learn = ebgan_learner(dls, s.preset, s.lr, s.seed, s.precision, path=out)
+    learn = ebgan_learner(dls, s.preset, s.lr, s.seed, s.precision, twins=s.twins, path=out)
     if s.init: start_from(learn, s.init)
     if resume: go_on(learn, out)
     limit = Limit(s.batches, s.minutes)
@@ -573,11 +580,11 @@ def read_log(out) -> 'pd.DataFrame':
     return frame.apply(pd.to_numeric, errors='coerce').drop_duplicates('epoch', keep='last').set_index('epoch').sort_index()
 
 # %% ../nbs/50_training.ipynb #04118811
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     "`ebgan_train`'s options, from the fields and comments of `Settings`"
     from fastcore.docments import docments
-    p = argparse.ArgumentParser('ebgan_train', description="Train EBGAN on drawn faces or photographs. Each round ends with a checkpoint; a killed run goes on with --resume.")
-    help, types = docments(Settings), dict(size=int, bs=int, seed=int, batches=int, round=int, n=int, lr=float, minutes=float)
+    p = Parser('ebgan_train', description="Train EBGAN on drawn faces or photographs. Each round ends with a checkpoint; a killed run goes on with --resume.")
+    help, types = docments(Settings), dict(size=int, bs=int, seed=int, batches=int, round=int, n=int, lr=float, minutes=float, twins=float)
     for f in dataclasses.fields(Settings):
         flag, default = '--'+f.name.replace('_', '-'), '' if f.default is None else f' (default: {f.default})'
         if f.type is bool: p.add_argument(flag, action='store_true', default=None, help=help[f.name])
