@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from .attributes import parse_region
-from .core import WrongInput, asset, command, generator, nearest, to_uint8, to_unit, written
+from .core import Parser, WrongInput, asset, command, generator, nearest, to_uint8, to_unit, written
 from .faces import FACTORS, PARTS, People, region_factors, render, sample, transfer
 from .masks import paste, region_mask
 from .models import find_weights, load_weights
