@@ -6,8 +6,8 @@
 __all__ = ['TEST', 'ALL', 'PAPER', 'ROUNDING', 'LEAKS', 'METRICS', 'unseen', 'pairs', 'drawn', 'ring', 'matched', 'poisson',
            'inpainted', 'methods_of', 'in_M', 'achieved_change', 'pooled', 'psnr', 'ssim', 'lpips_metric', 'lpips',
            'absent', 'step', 'seam', 'bootstrap', 'found', 'exchanged', 'leak', 'distances', 'job_pairs',
-           'job_exemplars', 'checked', 'jobs', 'evaluate', 'of_region', 'of_metric', 'save', 'check_file', 'parser',
-           'main']
+           'job_exemplars', 'checked', 'jobs', 'collected', 'table', 'evaluate', 'of_region', 'of_metric', 'save',
+           'check_file', 'meetings', 'shown', 'job_photographs', 'jackknife', 'evaluate_photographs', 'parser', 'main']
 
 # %% ../nbs/60_evaluation.ipynb #55d318dd
 import json
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .attributes import parse_region
+from .attributes import parse_region, region_attributes
 from .core import Parser, WrongInput, asset, command, generator, nearest, to_uint8, to_unit, written
 from .faces import FACTORS, PARTS, People, region_factors, render, sample, transfer
 from .masks import paste, region_mask
@@ -317,7 +317,8 @@ def job_exemplars(
         for name, f in methods.items(): yield (region, name, 'dependence'), *found(f(A, B, M), Ts, M)
 
 # %% ../nbs/60_evaluation.ipynb #aff5228e
-METRICS = ('achieved change', 'PSNR', 'SSIM', 'LPIPS', 'seam', 'dependence', *(f'leak {k}' for k in LEAKS), 'reconstruction') # columns, in order
+METRICS = ('achieved change', 'PSNR', 'SSIM', 'LPIPS', 'seam', 'dependence', *(f'leak {k}' for k in LEAKS), 'reconstruction',
+           'flips', 'nearer to A', 'Frechet') # columns, in order; the last three of photographs
 
 def checked(
     n, # pairs
@@ -350,6 +351,27 @@ def jobs(
     return out + [partial(job_exemplars, methods, regions, one[i], many, size, device) for i in range(len(one))]
 
 # %% ../nbs/60_evaluation.ipynb #0fb36788
+def collected(
+    todo, # from `jobs`
+    bar:bool=True, # show progress
+)->dict: # {(region, method, metric): (numerators, denominators)}
+    "Do the work, and put the portions together"
+    from fastprogress.fastprogress import progress_bar
+    sums = defaultdict(list)
+    for job in progress_bar(todo, leave=False) if bar else todo:
+        for key, num, den in job(): sums[key].append((num.double().cpu(), den.double().cpu()))
+    return {key: tuple(map(torch.cat, zip(*parts))) for key, parts in sums.items()}
+
+def table(
+    sums:dict, # from `collected`
+    seed:int=0, # of the bootstrap
+): # frame: region, method, metric, value, low, high, faces
+    "One row a figure, with its 95% interval"
+    import pandas as pd
+    place = {k: [list(dict.fromkeys(key[i] for key in sums)).index(k[i]) for i in (0, 1)] + [METRICS.index(k[2]) if k[2] in METRICS else len(METRICS)] for k in sums}
+    rows = [(*key, *(round(v, 4) for v in (pooled(num, den), *bootstrap(num, den, seed=seed))), len(num)) for key in sorted(sums, key=place.get) for num, den in [sums[key]]]
+    return pd.DataFrame(rows, columns=['region', 'method', 'metric', 'value', 'low', 'high', 'faces'])
+
 @torch.inference_mode()
 def evaluate(
     model, # EBGAN
@@ -361,17 +383,8 @@ def evaluate(
     bar:bool=True, # show progress
 ): # frame: region, method, metric, value, low, high, faces
     "Edits against the truth: one row a figure, with its 95% interval over faces"
-    import pandas as pd
-    from fastprogress.fastprogress import progress_bar
-    methods, regions, sums = methods or methods_of(model), checked(n, seed, regions), defaultdict(list)
-    todo = jobs(methods, regions, n, seed, model.config.size, next(model.parameters()).device, K=K)
-    for job in progress_bar(todo, leave=False) if bar else todo:
-        for key, num, den in job(): sums[key].append(torch.stack([num, den]).double().cpu())
-    rows = []
-    for region, name, metric in sorted(sums, key=lambda k: (regions.index(k[0]), list(methods).index(k[1]), METRICS.index(k[2]))):
-        num, den = torch.cat(sums[region, name, metric], 1)
-        rows.append((region, name, metric, *(round(v, 4) for v in (pooled(num, den), *bootstrap(num, den, seed=seed))), len(num)))
-    return pd.DataFrame(rows, columns=['region', 'method', 'metric', 'value', 'low', 'high', 'faces'])
+    methods, regions = methods or methods_of(model), checked(n, seed, regions)
+    return table(collected(jobs(methods, regions, n, seed, model.config.size, next(model.parameters()).device, K=K), bar), seed)
 
 # %% ../nbs/60_evaluation.ipynb #41a81841
 def of_region(
@@ -381,7 +394,7 @@ def of_region(
     "All figures of one region"
     t = frame[frame.region == nearest(region, frame.region.unique(), 'region')]
     t = t.pivot(index='method', columns='metric', values='value')
-    return t.reindex(index=frame.method.unique(), columns=[m for m in METRICS if m in t]).rename_axis(index=None, columns=None)
+    return t.reindex(index=frame.method.unique(), columns=[*(m for m in METRICS if m in t), *(m for m in t if m not in METRICS)]).rename_axis(index=None, columns=None)
 
 def of_metric(
     frame, # from `evaluate`
@@ -416,18 +429,120 @@ def check_file(
     if not path.parent.is_dir(): raise WrongInput(f'{path}: there is no folder {path.parent}: make it first')
     return path
 
+# %% ../nbs/60_evaluation.ipynb #c662f35c
+def meetings(
+    pictures, # `data.Pictures`
+    n, # pairs
+    seed=0, # of the draw
+)->tuple: # two int arrays (n,): sources and exemplars
+    "Pairs of test pictures; everybody is a source before anybody is one twice, and nobody meets himself"
+    test, g = pictures.split('test'), generator(seed, 'meetings')
+    if len(test) < 2: raise WrongInput(f'{len(test)} test pictures: two or more are needed, see the partition file')
+    order = torch.cat([torch.randperm(len(test), generator=g) for _ in range(-(-n//len(test)))])[:n]
+    other = (order + torch.randint(1, len(test), (n,), generator=g)) % len(test)
+    return test[order.numpy()], test[other.numpy()]
+
+def shown(
+    pictures, # `data.Pictures`
+    idxs, # int array (n,)
+)->tuple: # (n,3,S,S) in [-1,1], (n,5,2) landmarks in pixels, (n,m) labels
+    "Pictures as the editor sees them, without shift or mirror"
+    m, S = pictures.margin, pictures.size
+    return to_unit(pictures.pixels(idxs)[..., m:m+S, m:m+S]), pictures.points(idxs) - m, pictures.labels[torch.as_tensor(idxs)]
+
+# %% ../nbs/60_evaluation.ipynb #db9a56d4
+def job_photographs(
+    methods:dict, # {name: function of A, B, M}
+    regions, # their names
+    pictures, # `data.Pictures`
+    reader, # `reader.Reader`
+    i, # int array (n,): sources
+    j, # int array (n,): exemplars
+    mean, # (256,) features of many faces
+    device, # of the model
+): # yields (region, method, metric), numerators, denominators
+    "All that is measured on pairs of photographs"
+    from ebgan_nb.reader import flips, nearer_to_A
+    (A, P, y_A), (B, _, y_B) = (tuple(t.to(device) for t in shown(pictures, k)) for k in (i, j))
+    f_A, f_B = reader.features(A), reader.features(B)
+    for region in regions:
+        M = region_mask(region, P, pictures.size)
+        names = [a for a in region_attributes(region) if a in reader.attributes]
+        columns = [reader.attributes.index(a) for a in names]
+        for name, f in methods.items():
+            y = f(A, B, M)
+            f_y = reader.features(y)
+            num, den = flips(reader.head(f_y)[:, columns], y_A[:, columns], y_B[:, columns])
+            yield (region, name, 'flips'), num.sum(1), den.sum(1)
+            for k, a in enumerate(names): yield (region, name, f'flip {a}'), num[:, k], den[:, k]
+            yield (region, name, 'nearer to A'), *nearer_to_A(f_y, f_A, f_B, mean)
+            yield (region, name, 'seam'), step(y, M), step(A, M)
+            if find_spec('torchmetrics'): yield (region, name, 'Frechet'), f_y, torch.ones(len(y))
+            if name == PAPER: yield (region, name, 'reconstruction'), *psnr(f(A, A, M), A, M)
+
+# %% ../nbs/60_evaluation.ipynb #a6d9c4a7
+def jackknife(
+    figure, # a function of (N,k) values
+    x:torch.Tensor, # (N,k)
+    groups:int=10, # to leave out, one after the other
+)->tuple: # value, low, high
+    "A figure and its 95% interval, by leaving out a part at a time"
+    part = torch.arange(len(x)) % groups
+    each = torch.tensor([figure(x[part != g]) for g in range(min(groups, len(x)))], dtype=torch.float64)
+    half = 1.96*((len(each) - 1)*each.var(correction=0)).sqrt().item()
+    return figure(x), figure(x) - half, figure(x) + half
+
+# %% ../nbs/60_evaluation.ipynb #328301db
+@torch.inference_mode()
+def evaluate_photographs(
+    model, # EBGAN
+    pictures, # `data.Pictures`: their test pictures are edited
+    reader=None, # `reader.Reader`; None: that of these pictures, trained when it is first needed
+    n:int=1000, # pairs
+    seed:int=0, # other pairs
+    regions=ALL, # names, in a list or with commas
+    methods:dict=None, # {name: function of A, B, M}; None: rivals and `model`
+    bar:bool=True, # show progress
+): # frame, as of `evaluate`
+    "Edits of photographs, as an independent reader sees them: one row a figure, with its 95% interval"
+    import numpy as np
+    import pandas as pd
+    from ebgan_nb.reader import frechet, reader_of
+    methods, regions, device = methods or methods_of(model), checked(n, seed, regions), next(model.parameters()).device
+    if pictures.size != model.config.size: raise WrongInput(f'pictures of {pictures.size} pixels for a model of {model.config.size}')
+    if reader is None:
+        with torch.inference_mode(False): reader = reader_of(pictures)
+    reader, (i, j) = reader.to(device), meetings(pictures, n, seed)
+    real = torch.cat([reader.features(shown(pictures, k)[0].to(device)) for k in np.array_split(pictures.split('test'), -(-len(pictures.split('test'))//50))])
+    todo = [partial(job_photographs, methods, regions, pictures, reader, i[k:k+50], j[k:k+50], real.mean(0), device) for k in range(0, n, 50)]
+    sums = collected(todo, bar)
+    clouds = {key: sums.pop(key)[0] for key in list(sums) if key[2] == 'Frechet'}
+    frame = table(sums, seed)
+    far = [(*key, *(round(v, 4) for v in jackknife(partial(frechet, real.cpu()), f_y)), len(f_y)) for key, f_y in clouds.items()]
+    return pd.concat([frame, pd.DataFrame(far, columns=frame.columns)], ignore_index=True)
+
 # %% ../nbs/60_evaluation.ipynb #91654efd
 def parser()->Parser:
     "The options of `ebgan_evaluate`"
-    p = Parser('ebgan_evaluate', description='Measure edits of drawn faces against the true edits, beside rivals that learnt nothing.')
+    p = Parser('ebgan_evaluate', description='Measure edits of drawn faces against the true edits, or of photographs by what an independent reader sees, beside rivals that learnt nothing.')
     p.add_argument('--weights', default='faces', metavar='NAME|PATH', help='shipped weights, a folder of ebgan_train, or a .safetensors file (default: %(default)s)')
-    p.add_argument('--data', default='faces', metavar='faces', help='drawn faces, the only ones with a truth (default: %(default)s)')
+    p.add_argument('--data', default='faces', metavar='faces|PATH', help='drawn faces, the only ones with a truth, or a folder with CelebA (default: %(default)s)')
     p.add_argument('--regions', default=','.join(ALL), help='with commas (default: %(default)s)')
     p.add_argument('--n', type=int, default=1000, help='pairs of faces (default: %(default)s)')
     p.add_argument('--seed', type=int, default=0, help='other faces (default: %(default)s)')
     p.add_argument('--json', type=Path, metavar='OUT.json', help='write all figures with their intervals')
     p.add_argument('--csv', type=Path, metavar='OUT.csv', help='the same, one row a figure')
     return p
+
+def _of_photographs(model, data, n, seed, regions):
+    "Figures of photographs, and how well their reader reads, which is printed as well"
+    from ebgan_nb.data import cached, open_source
+    from ebgan_nb.reader import reader_of
+    pictures = cached(open_source(data), model.config.size)
+    reader = reader_of(pictures)
+    frame = evaluate_photographs(model, pictures, reader, n, seed, regions)
+    print('the reader is right in: ' + ', '.join(f'{a} {p:.0%}' for a, p in reader.accuracy.items()))
+    return frame, dict(reader=reader.accuracy)
 
 @command
 def main(
@@ -436,10 +551,10 @@ def main(
     "ebgan_evaluate"
     args = parser().parse_args(argv)
     regions = checked(args.n, args.seed, args.regions)
-    if args.data != 'faces': raise WrongInput(f'--data {args.data}: photographs have no true edit, and what can be measured without one is not built yet: --data faces')
     outs = [check_file(f) for f in (args.json, args.csv) if f]
     model, _ = load_weights(find_weights(args.weights))
-    frame = evaluate(model, args.n, args.seed, regions)
-    for out in outs: save(frame, out, weights=args.weights, data=args.data, seed=args.seed, n=args.n, absent=absent())
+    if args.data == 'faces': frame, facts = evaluate(model, args.n, args.seed, regions), {}
+    else: frame, facts = _of_photographs(model, args.data, args.n, args.seed, regions)
+    for out in outs: save(frame, out, weights=args.weights, data=Path(args.data).name, seed=args.seed, n=args.n, **facts, absent=absent())
     for region in regions: print(f'\n{region}\n{of_region(frame, region).to_string(float_format="{:.2f}".format, na_rep="-")}')
     print('', *(f'not measured: {line}' for line in absent()), *(f'{out}: written' for out in outs), sep='\n')
