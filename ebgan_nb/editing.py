@@ -322,7 +322,7 @@ def fill(
     region, mask, # one of them; the other is None
     strength:float=1., soft:int=0,
     source_points=None, exemplar_points=None, # five landmarks each; None: aligned by convention
-    keep:float=1.,
+    keep:float=.1,
 ): # PIL, of the source's size and mode
     "One region of the source, filled in after one exemplar"
     S, size, square = editor.size, source.size, (0, 0, editor.size, editor.size)
@@ -358,12 +358,12 @@ def steps(
 def checked_amounts(
     strength, # 0..1
     soft, # whole pixels, 0 or more
-    keep=1., # 0..1
+    keep=.1, # 0..2
 )->tuple: # float, int, float
     "The numbers of an edit, or `WrongInput`"
     s, k = _number(strength), _number(keep)
     if not 0 <= s <= 1: raise WrongInput(f"strength={strength}: a number from 0 (the source's own code) to 1 (the exemplar's) is expected")
-    if not 0 <= k <= 1: raise WrongInput(f'keep={keep}: a number from 0 (redraw everything inside the mask) to 1 (only the difference is drawn) is expected')
+    if not 0 <= k <= 2: raise WrongInput(f'keep={keep}: a number from 0 (redraw everything inside the mask) to 2 (nothing) is expected, .1 by default')
     try: p = int(soft) if 0 <= soft <= 1000 and soft==int(soft) else -1
     except (TypeError, ValueError): p = -1
     if p < 0: raise WrongInput(f'soft={soft}: a whole number of pixels from 0 to 1000 is expected')
@@ -406,7 +406,7 @@ def edit(
     soft:int=0, # pixels of the source: width of the soft edge, which lies inside the mask
     source_points=None, # (5, 2) landmarks in pixels; None: aligned by convention
     exemplar_points=None, # the same for the exemplar; or {region: (5, 2)}
-    keep:float=1., # 1: what the network cannot redraw of the source stays; 0: the paper's edit, all of the region redrawn
+    keep:float=.1, # the source stays where the exemplar changes less than this (0..2); 0: the paper's edit, all of the region redrawn
 ): # PIL image, of the source's size and mode; bit-identical to the source outside the mask
     "The source, its region filled in after the exemplar"
     check_labels(self, attributes, labels, others)
@@ -506,7 +506,7 @@ def parser()->Parser:
     p.add_argument('--attributes', metavar='A,B', help='attributes to take over, such as Smiling,Mustache (Att-EBGAN; default: all)')
     p.add_argument('--others', default='absent', help="attributes that are not listed: 'absent' or 'source' (default: %(default)s)")
     p.add_argument('--strength', type=float, default=1., help="from 0, SOURCE's own code, to 1, EXEMPLAR's (default: %(default)s)")
-    p.add_argument('--keep', type=float, default=1., help="from 0, all of the region is redrawn, to 1, what the network misses of SOURCE stays (default: %(default)s)")
+    p.add_argument('--keep', type=float, default=.1, help="SOURCE stays where EXEMPLAR changes less than this, of values in -1..1; 0: all of the region is redrawn (default: %(default)s)")
     p.add_argument('--soft', type=int, default=0, metavar='PIXELS', help='width of a soft edge inside the mask (default: %(default)s)')
     p.add_argument('--weights', default='faces', metavar='NAME|PATH', help=f"{', '.join(NAMES)}; a folder of ebgan_train; a .safetensors file; a Hugging Face id (default: %(default)s)")
     p.add_argument('--source-points', metavar='X,Y,...', help=f'ten numbers, in pixels: {ORDER}')

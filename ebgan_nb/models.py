@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MODELS', 'PRESETS', 'SIZES', 'CODE_SIZES', 'FORMAT', 'NAMES', 'Config', 'check_config', 'config', 'widths',
            'halvings', 'chain', 'relative', 'Finder', 'onto', 'Encoder', 'GeneratorEncoder', 'GeneratorDecoder',
-           'Generator', 'EBGAN', 'Discriminator', 'build', 'build_discriminator', 'vary_light', 'even', 'vary_pose',
-           'vary_sides', 'vary', 'save_weights', 'load_weights', 'find_weights']
+           'Generator', 'changed', 'EBGAN', 'Discriminator', 'build', 'build_discriminator', 'vary_light', 'even',
+           'vary_pose', 'vary_sides', 'vary', 'save_weights', 'load_weights', 'find_weights']
 
 # %% ../nbs/32_models.ipynb #fcc30e68
 import json
@@ -215,6 +215,16 @@ class Generator(nn.Module):
     def forward(self, A_tilde, M, code): return self.dec(self.enc(A_tilde, M), code)
 
 # %% ../nbs/32_models.ipynb #33c41cbb
+def changed(
+    A_b:torch.Tensor, # (N,3,S,S) A completed with B's code
+    A_a:torch.Tensor, # (N,3,S,S) A completed with its own
+    keep:float=.1, # the difference that counts, in [-1,1]'s units
+)->torch.Tensor: # (N,1,S,S) in 0..1
+    "1 - exp(-(d/keep)^2): where does the exemplar's code draw something else? d: mean difference in a window of S/9 pixels"
+    half = A_b.shape[-1]//18
+    d = F.pad((A_b - A_a).abs().mean(1, keepdim=True), (half,)*4, mode='replicate')
+    return 1 - torch.exp(-(F.avg_pool2d(d, 2*half + 1, 1)/keep)**2)
+
 class EBGAN(nn.Module):
     "Exemplar-based editing: the region M of A is filled in with what fills it in B"
     def __init__(self, c:Config):
@@ -238,9 +248,9 @@ class EBGAN(nn.Module):
         B:torch.Tensor, # (N,3,S,S) exemplar; or one for all
         M:torch.Tensor, # (N,1,S,S) the region, 1 = to be filled in; or one for all
         strength:float=1., # 0 = A's own code, 1 = B's
-        keep:float=1., # share of A - A_a, what the reconstruction of A misses, that is carried over; 0 = the paper's y
+        keep:float=.1, # A stays where B's code draws nothing that differs by much more than this; 0 = the paper's y
     )->torch.Tensor: # (N,3,S,S): y, equal to A outside M
-        "y = (A_b + keep*(A - A_a)) * M + A_tilde"
+        "y = A_b where the exemplar changes something in M, A elsewhere"
         S = self.config.size
         if A.shape[1:]!=(3, S, S): raise WrongInput(f'this model edits pictures (N, 3, {S}, {S}), not {tuple(A.shape)}: resize them first')
         B, M = B.expand_as(A), M.expand(len(A), 1, S, S)
@@ -248,7 +258,7 @@ class EBGAN(nn.Module):
         code = self.code(A, B, M, strength)
         if not keep: return self.G(A_tilde, M, code)*M + A_tilde
         A_b, A_a = self.G(A_tilde, M, torch.cat([code, self.E(A, M)])).chunk(2)
-        return torch.where(M > 0, A_b + keep*(A - A_a), A).clamp(-1, 1)
+        return torch.where(M > 0, torch.lerp(A, A_b, changed(A_b, A_a, keep)), A)
 
     def forward(self, A, B, M): return self.edit(A, B, M, keep=0.)
 

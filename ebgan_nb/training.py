@@ -7,8 +7,8 @@ __all__ = ['TWINS', 'PRECISIONS', 'LEARNING_RATE', 'SHARE', 'TERMS', 'MODELS', '
            'Adversarial', 'rest', 'Term', 'averaging', 'Averaged', 'best_precision', 'HalfPrecision', 'ShowEdits',
            'save_picture', 'show_picture', 'EBGANLearner', 'two_groups', 'ebgan_learner', 'snapshot', 'machine',
            'save_checkpoint', 'load_checkpoint', 'read_checkpoint', 'Limit', 'Settings', 'checked', 'Keep', 'Brief',
-           'GoOn', 'interruptible', 'new_run', 'settings_of', 'go_on', 'start_from', 'board', 'train', 'read_log',
-           'parser', 'default_run', 'main']
+           'GoOn', 'interruptible', 'Decay', 'new_run', 'settings_of', 'go_on', 'start_from', 'board', 'train',
+           'read_log', 'parser', 'default_run', 'main']
 
 # %% ../nbs/50_training.ipynb #dac3b63f
 import csv, dataclasses, json, math, signal, sys, threading, time
@@ -113,16 +113,18 @@ def rest(
     for p in net.parameters(): p.grad = None
 
 # %% ../nbs/50_training.ipynb #5e64a935
-TWINS = dict(faces=.9, celeba=.3) # share of twins, by kind of picture
+TWINS = dict(faces=.9, celeba=0.) # share of twins, by kind of picture
 
 @patch
 def seen(self:Adversarial, A, B, M):
     "What stands in for A before E: (N, 3, H, W)"
     g = generator(self.seed, 'seen', self.k)
+    varied = vary(A, B, M, g)
+    if not self.twins: return varied
     twin, found = self.dl.twins(self.k, M)
     twin = self.model.net.aligned(A, twin)
     chosen = found & (torch.rand(len(A), generator=g) < self.twins).to(found.device)
-    return torch.where(chosen[:, None, None, None], twin, vary(A, B, M, g))
+    return torch.where(chosen[:, None, None, None], twin, varied)
 
 # %% ../nbs/50_training.ipynb #b937bc9d
 @patch
@@ -429,7 +431,7 @@ class Settings:
     minutes: float | None = None # or after this time
     round: int = 200             # batches between two checkpoints
     n: int | None = None         # number of drawn training faces
-    twins: float | None = None   # share of twins in the reconstruction pass; None: .9 for drawn faces, .3 for photographs
+    twins: float | None = None   # share of twins in the reconstruction pass; None: .9 for drawn faces, 0 for photographs
 
 MODELS = ('ebgan',)
 
@@ -497,6 +499,18 @@ def interruptible(
     try: yield
     finally: signal.signal(signal.SIGINT, old)
 
+# %% ../nbs/50_training.ipynb #b7959af9
+class Decay(Callback):
+    "Learning rates that fall with the number of the batch, after a while"
+    order = 15
+    def __init__(self, start=500): self.start = start # batches at full rate
+    def factor(self, k): return min(1., (self.start/max(k, 1))**.5)
+    def before_fit(self): self.full = [h['lr'] for h in self.opt.hypers]
+    def before_batch(self):
+        for h, lr in zip(self.opt.hypers, self.full): h['lr'] = lr*self.factor(self.learn.adversarial.k)
+    def after_fit(self):
+        for h, lr in zip(self.opt.hypers, self.full): h['lr'] = lr
+
 # %% ../nbs/50_training.ipynb #ede090f5
 def new_run(
     s: Settings, # kept in the folder
@@ -562,7 +576,7 @@ def train(
     if s.init: start_from(learn, s.init)
     if resume: go_on(learn, out)
     limit = Limit(s.batches, s.minutes)
-    cbs = [GoOn(), limit, ShowEdits(file=out/'edits.png'), CSVLogger('log.csv', append=resume), Keep(out, s)] + [board(out)]*tensorboard
+    cbs = [GoOn(), *[Decay()]*(s.preset=='course'), limit, ShowEdits(file=out/'edits.png'), CSVLogger('log.csv', append=resume), Keep(out, s)] + [board(out)]*tensorboard
     if bar: learn.remove_cb(learn.progress); learn.add_cb(Brief())
     else: learn.remove_cb(learn.progress); learn.logger = noop
     with interruptible(limit): learn.fit(MANY_ROUNDS, cbs=cbs)
