@@ -358,12 +358,12 @@ def steps(
 def checked_amounts(
     strength, # 0..1
     soft, # whole pixels, 0 or more
-    keep=.1, # 0..2
+    keep=.1, # 0..1
 )->tuple: # float, int, float
     "The numbers of an edit, or `WrongInput`"
     s, k = _number(strength), _number(keep)
     if not 0 <= s <= 1: raise WrongInput(f"strength={strength}: a number from 0 (the source's own code) to 1 (the exemplar's) is expected")
-    if not 0 <= k <= 2: raise WrongInput(f'keep={keep}: a number from 0 (redraw everything inside the mask) to 2 (nothing) is expected, .1 by default')
+    if not 0 <= k <= 1: raise WrongInput(f'keep={keep}: a number from 0 (redraw everything inside the mask) to 1 (hardly anything) is expected, .1 by default')
     try: p = int(soft) if 0 <= soft <= 1000 and soft==int(soft) else -1
     except (TypeError, ValueError): p = -1
     if p < 0: raise WrongInput(f'soft={soft}: a whole number of pixels from 0 to 1000 is expected')
@@ -406,7 +406,7 @@ def edit(
     soft:int=0, # pixels of the source: width of the soft edge, which lies inside the mask
     source_points=None, # (5, 2) landmarks in pixels; None: aligned by convention
     exemplar_points=None, # the same for the exemplar; or {region: (5, 2)}
-    keep:float=.1, # the source stays where the exemplar changes less than this (0..2); 0: the paper's edit, all of the region redrawn
+    keep:float=.1, # the source stays where the exemplar changes less than this (0..1); 0: the paper's edit, all of the region redrawn
 ): # PIL image, of the source's size and mode; bit-identical to the source outside the mask
     "The source, its region filled in after the exemplar"
     check_labels(self, attributes, labels, others)
