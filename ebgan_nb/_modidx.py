@@ -183,6 +183,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'ebgan_nb.evaluation.absent': ('evaluation.html#absent', 'ebgan_nb/evaluation.py'),
                                      'ebgan_nb.evaluation.achieved_change': ('evaluation.html#achieved_change', 'ebgan_nb/evaluation.py'),
                                      'ebgan_nb.evaluation.bootstrap': ('evaluation.html#bootstrap', 'ebgan_nb/evaluation.py'),
+                                     'ebgan_nb.evaluation.by_label': ('evaluation.html#by_label', 'ebgan_nb/evaluation.py'),
                                      'ebgan_nb.evaluation.check_file': ('evaluation.html#check_file', 'ebgan_nb/evaluation.py'),
                                      'ebgan_nb.evaluation.checked': ('evaluation.html#checked', 'ebgan_nb/evaluation.py'),
                                      'ebgan_nb.evaluation.collected': ('evaluation.html#collected', 'ebgan_nb/evaluation.py'),

@@ -7,7 +7,8 @@ __all__ = ['TEST', 'ALL', 'PAPER', 'ROUNDING', 'LEAKS', 'METRICS', 'unseen', 'pa
            'inpainted', 'methods_of', 'in_M', 'achieved_change', 'pooled', 'psnr', 'ssim', 'lpips_metric', 'lpips',
            'absent', 'step', 'seam', 'bootstrap', 'found', 'exchanged', 'leak', 'distances', 'job_pairs',
            'job_exemplars', 'checked', 'jobs', 'collected', 'table', 'evaluate', 'of_region', 'of_metric', 'save',
-           'check_file', 'meetings', 'shown', 'job_photographs', 'jackknife', 'evaluate_photographs', 'parser', 'main']
+           'check_file', 'meetings', 'shown', 'job_photographs', 'jackknife', 'evaluate_photographs', 'by_label',
+           'parser', 'main']
 
 # %% ../nbs/60_evaluation.ipynb #55d318dd
 import json
@@ -394,7 +395,7 @@ def of_region(
     "All figures of one region"
     t = frame[frame.region == nearest(region, frame.region.unique(), 'region')]
     t = t.pivot(index='method', columns='metric', values='value')
-    return t.reindex(index=frame.method.unique(), columns=[*(m for m in METRICS if m in t), *(m for m in t if m not in METRICS)]).rename_axis(index=None, columns=None)
+    return t.reindex(index=frame.method.unique(), columns=[m for m in METRICS if m in t]).rename_axis(index=None, columns=None)
 
 def of_metric(
     frame, # from `evaluate`
@@ -521,6 +522,16 @@ def evaluate_photographs(
     far = [(*key, *(round(v, 4) for v in jackknife(partial(frechet, real.cpu()), f_y)), len(f_y)) for key, f_y in clouds.items()]
     return pd.concat([frame, pd.DataFrame(far, columns=frame.columns)], ignore_index=True)
 
+# %% ../nbs/60_evaluation.ipynb #41e95ef0
+def by_label(
+    frame, # from `evaluate_photographs`
+    region, # its name
+): # frame: a row a label, a column a method; empty for drawn faces
+    "Flip rates of one region, label by label"
+    t = frame[(frame.region == nearest(region, frame.region.unique(), 'region')) & frame.metric.str.startswith('flip ')]
+    t = t.assign(label=t.metric.str.removeprefix('flip ')).pivot(index='label', columns='method', values='value')
+    return t.reindex(columns=[m for m in frame.method.unique() if m in t]).rename_axis(index=None, columns=None)
+
 # %% ../nbs/60_evaluation.ipynb #91654efd
 def parser()->Parser:
     "The options of `ebgan_evaluate`"
@@ -556,5 +567,7 @@ def main(
     if args.data == 'faces': frame, facts = evaluate(model, args.n, args.seed, regions), {}
     else: frame, facts = _of_photographs(model, args.data, args.n, args.seed, regions)
     for out in outs: save(frame, out, weights=args.weights, data=Path(args.data).name, seed=args.seed, n=args.n, **facts, absent=absent())
-    for region in regions: print(f'\n{region}\n{of_region(frame, region).to_string(float_format="{:.2f}".format, na_rep="-")}')
+    for region in regions:
+        for t in (of_region(frame, region), by_label(frame, region)):
+            if len(t): print(f'\n{region}\n{t.to_string(float_format="{:.2f}".format, na_rep="-")}')
     print('', *(f'not measured: {line}' for line in absent()), *(f'{out}: written' for out in outs), sep='\n')
