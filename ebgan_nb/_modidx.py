@@ -93,6 +93,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'ebgan_nb.data.Pictures': ('data.html#pictures', 'ebgan_nb/data.py'),
                                'ebgan_nb.data.Pictures.__init__': ('data.html#pictures.__init__', 'ebgan_nb/data.py'),
                                'ebgan_nb.data.Pictures.__len__': ('data.html#pictures.__len__', 'ebgan_nb/data.py'),
+                               'ebgan_nb.data.Pictures.framed': ('data.html#pictures.framed', 'ebgan_nb/data.py'),
                                'ebgan_nb.data.Pictures.pixels': ('data.html#pictures.pixels', 'ebgan_nb/data.py'),
                                'ebgan_nb.data.Pictures.points': ('data.html#pictures.points', 'ebgan_nb/data.py'),
                                'ebgan_nb.data.Pictures.split': ('data.html#pictures.split', 'ebgan_nb/data.py'),

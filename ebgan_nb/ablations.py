@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from .core import Parser, WrongInput, command, nearest, quick, written
+from .core import Parser, WrongInput, command, nearest, written
 from .data import dataloaders
 from .evaluation import ALL, PAPER, evaluate
 from .losses import LossWeights
@@ -64,10 +64,10 @@ def measured(
     regions=ALL, # names
 ): # frame: a row a region, with the last four of COLUMNS
     "The figures of one arm"
+    import pandas as pd
     methods = {'EBGAN': model.edit, PAPER: partial(model.edit, keep=0.)}
     frame = evaluate(model, n, seed, regions, methods, K=2, bar=False).set_index(['region', 'method', 'metric']).value
     rows = [(r, frame[r, 'EBGAN', 'achieved change'], frame[r, PAPER, 'achieved change'], frame[r, PAPER, 'reconstruction']) for r in regions]
-    import pandas as pd
     return pd.DataFrame(rows, columns=COLUMNS[-4:])
 
 # %% ../nbs/62_ablations.ipynb #66458adf

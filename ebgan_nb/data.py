@@ -405,6 +405,10 @@ class Pictures:
         order = idxs.argsort()
         out[order] = self.images[idxs[order]]
         return torch.from_numpy(out)
+    def framed(self, idxs):
+        "Pixels and landmarks without the margin: uint8 (n,3,S,S), (n,5,2)"
+        m = self.margin
+        return self.pixels(idxs)[..., m:m+self.size, m:m+self.size], self.points(idxs) - m
     def points(self, idxs):
         "Landmarks (n,5,2) in pixels of the cached pictures"
         if self.landmarks is not None: return self.landmarks[torch.as_tensor(idxs)]
@@ -503,10 +507,11 @@ def _in_turn(dl, k): return range(k*dl.bs, min((k + 1)*dl.bs, len(dl.idxs)))
 def _valid_batch(dl, k):
     "A (uint8), M, y_A and the permutation that makes B: nothing random"
     p, at = dl.pictures, _in_turn(dl, k)
-    i, m, regions = dl.idxs[at.start:at.stop], p.margin, dl.regions or REGIONS
-    points = [None]*len(i) if p.landmarks is None else (p.points(i) - m).split(1)
+    i, regions = dl.idxs[at.start:at.stop], dl.regions or REGIONS
+    x, points = p.framed(i)
+    points = [None]*len(i) if p.landmarks is None else points.split(1)
     M = torch.cat([region_mask(regions[j % len(regions)], q, p.size, p.template) for j, q in zip(at, points)])
-    return p.pixels(i)[..., m:m+p.size, m:m+p.size], M, p.labels[i], torch.arange(1, len(i) + 1) % len(i)
+    return x, M, p.labels[i], torch.arange(1, len(i) + 1) % len(i)
 
 # %% ../nbs/20_data.ipynb #5172ba9c
 class EditBatches(DataLoader):

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from .attributes import parse_region, region_attributes
-from .core import Parser, WrongInput, asset, command, generator, nearest, to_uint8, to_unit, written
+from .core import Parser, WrongInput, command, generator, nearest, to_uint8, to_unit, written
 from .faces import FACTORS, PARTS, People, region_factors, render, sample, transfer
 from .masks import paste, region_mask
 from .models import find_weights, load_weights
@@ -369,8 +369,10 @@ def table(
 ): # frame: region, method, metric, value, low, high, faces
     "One row a figure, with its 95% interval"
     import pandas as pd
-    place = {k: [list(dict.fromkeys(key[i] for key in sums)).index(k[i]) for i in (0, 1)] + [METRICS.index(k[2]) if k[2] in METRICS else len(METRICS)] for k in sums}
-    rows = [(*key, *(round(v, 4) for v in (pooled(num, den), *bootstrap(num, den, seed=seed))), len(num)) for key in sorted(sums, key=place.get) for num, den in [sums[key]]]
+    regions, methods = ({v: i for i, v in enumerate(dict.fromkeys(key[k] for key in sums))} for k in (0, 1)) # as they came
+    metrics = {m: i for i, m in enumerate(METRICS)}
+    place = lambda key: (regions[key[0]], methods[key[1]], metrics.get(key[2], len(metrics)))
+    rows = [(*key, *(round(v, 4) for v in (pooled(*sums[key]), *bootstrap(*sums[key], seed=seed))), len(sums[key][0])) for key in sorted(sums, key=place)]
     return pd.DataFrame(rows, columns=['region', 'method', 'metric', 'value', 'low', 'high', 'faces'])
 
 @torch.inference_mode()
@@ -448,8 +450,8 @@ def shown(
     idxs, # int array (n,)
 )->tuple: # (n,3,S,S) in [-1,1], (n,5,2) landmarks in pixels, (n,m) labels
     "Pictures as the editor sees them, without shift or mirror"
-    m, S = pictures.margin, pictures.size
-    return to_unit(pictures.pixels(idxs)[..., m:m+S, m:m+S]), pictures.points(idxs) - m, pictures.labels[torch.as_tensor(idxs)]
+    x, points = pictures.framed(idxs)
+    return to_unit(x), points, pictures.labels[torch.as_tensor(idxs)]
 
 # %% ../nbs/60_evaluation.ipynb #db9a56d4
 def job_photographs(

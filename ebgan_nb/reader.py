@@ -20,7 +20,7 @@ from fastai.vision.models.xresnet import XResNet
 from torch import nn
 
 from .core import WrongInput, data_home, quick, written
-from .data import EditBatches, Pictures, cached, open_source
+from .data import EditBatches, Pictures
 
 # %% ../nbs/55_reader.ipynb #83cea8c1
 class Labelled(EditBatches):
