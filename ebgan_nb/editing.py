@@ -6,8 +6,8 @@
 __all__ = ['TIGHT', 'ORDER', 'MIN_SIDE', 'MAX_PIXELS', 'MODES', 'FORMATS', 'OPAQUE', 'Similarity', 'fit', 'fractions',
            'known_points', 'checked_points', 'align', 'centres', 'warp', 'window_of', 'painted', 'region_pixels',
            'mask_pixels', 'outline_of', 'cover', 'lay_over', 'enlarge', 'picture', 'open_picture', 'tight', 'feathered',
-           'fill', 'steps', 'checked_amounts', 'checked_template', 'check_labels', 'edit', 'read', 'Editor',
-           'check_out', 'save_picture', 'points_of', 'parser', 'main']
+           'chosen', 'label_tensors', 'fill', 'by_region', 'steps', 'checked_amounts', 'checked_template', 'edit',
+           'read', 'Editor', 'check_out', 'save_picture', 'points_of', 'parser', 'main']
 
 # %% ../nbs/70_editing.ipynb #23ce89b2
 import copy
@@ -20,9 +20,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .attributes import REGIONS, parse_region
+from .attributes import REGIONS, check_attributes, check_labels, parse_region
 from .core import Parser, WrongInput, command, nearest, to_pil, to_unit, written
-from .masks import region_mask, soften, template_points
+from .masks import labels_that_count, region_mask, soften, template_points
 from .models import NAMES, find_weights, load_weights
 
 # %% ../nbs/70_editing.ipynb #313c984a
@@ -315,6 +315,32 @@ def feathered(
     if m.max() < .5: raise WrongInput(f'soft={soft}: so wide an edge leaves nothing of a mask of {w} x {h} pixels: give less')
     return m
 
+# %% ../nbs/70_editing.ipynb #a7922ff6
+def chosen(
+    editor, # Editor
+    attributes=None, labels=None, others='absent', # as for `edit`, for one exemplar
+)->dict: # of what is to be taken over; None for weights of EBGAN
+    "Which attributes are wanted, or `WrongInput` for what the model cannot filter by"
+    nearest(others, ('absent', 'source'), "value of 'others'")
+    if not editor.attributes:
+        if attributes is None and labels is None: return None
+        raise WrongInput('attributes and labels: these are weights of EBGAN, which has no label filter: leave them out, or load weights of Att-EBGAN, such as faces-att')
+    listed = None if attributes is None else check_attributes(attributes, known=editor.attributes)
+    return dict(listed=listed, others=others, labels=check_labels({} if labels is None else labels, editor.attributes))
+
+def label_tensors(
+    editor, # Editor
+    B, M, # exemplar (1,3,S,S) and mask (1,1,S,S), in the square
+    choice:dict=None, # from `chosen`
+)->dict: # arguments of `AttEBGAN.edit`
+    "Names and labels as tensors"
+    if choice is None: return {}
+    names, y_B = editor.attributes, editor.model.labels(B)
+    for a, v in choice['labels'].items(): y_B[:, names.index(a)] = v
+    listed = choice['listed'] and torch.tensor([float(a in choice['listed']) for a in names])
+    if choice['listed']==[]: listed = torch.zeros(len(names))
+    return dict(listed=listed, others=choice['others'], y_B=y_B, counts=labels_that_count(M, None, names, editor.template))
+
 # %% ../nbs/70_editing.ipynb #93cdd7a9
 def fill(
     editor, # Editor
@@ -323,6 +349,7 @@ def fill(
     strength:float=1., soft:int=0,
     source_points=None, exemplar_points=None, # five landmarks each; None: aligned by convention
     keep:float=.1,
+    choice:dict=None, # of Att-EBGAN, see `chosen`
 ): # PIL, of the source's size and mode
     "One region of the source, filled in after one exemplar"
     S, size, square = editor.size, source.size, (0, 0, editor.size, editor.size)
@@ -333,12 +360,23 @@ def fill(
     if not inside.any(): raise WrongInput(f'source: its {region} lies outside of the picture')
     M = cover(inside, box, T, S)
     A, B = warp(source.convert('RGB'), T, square), warp(exemplar.convert('RGB'), T_B, square)
+    tensors = [x.to(editor.device) for x in (to_unit(A), to_unit(B), M)]
     with torch.inference_mode():
-        y = editor.model.edit(*(x.to(editor.device) for x in (to_unit(A), to_unit(B), M)), strength=strength, keep=keep).cpu()
+        y = editor.model.edit(*tensors, strength=strength, keep=keep, **label_tensors(editor, *tensors[1:], choice)).cpu()
     inside, box = tight(inside, box, soft)
     return lay_over(source, enlarge(to_pil(y), A, source, T, box), inside, feathered(inside, soft), box)
 
 # %% ../nbs/70_editing.ipynb #f7d9d550
+def by_region(
+    value, # what was given: for all exemplars, or {region: value}
+    exemplar, # {region: PIL}
+    what:str, # its name, for messages
+)->dict: # {region: value}, None where nothing was given
+    "An argument for each of several exemplars"
+    if not (isinstance(value, dict) and value and all(isinstance(k, tuple) or k.split('+')[0].strip() in REGIONS for k in value)): return dict.fromkeys(exemplar, value)
+    for k in value: nearest(k, exemplar, f'region in {what}')
+    return {k: value.get(k) for k in exemplar}
+
 def steps(
     exemplar, # PIL, or {region: PIL}
     region=None, mask=None, # exactly one of them; neither for exemplars by region
@@ -382,16 +420,6 @@ def checked_template(
     if not known: raise WrongInput(f'regions_template {template!r} in its info is neither a name that this version knows nor five points')
     return template
 
-# %% ../nbs/70_editing.ipynb #6f0b5ec7
-def check_labels(
-    editor, # Editor
-    attributes=None, labels=None, others='absent', # as for `edit`
-):
-    "`WrongInput` for labels that the model cannot filter by"
-    nearest(others, ('absent', 'source'), "value of 'others'")
-    if (attributes is not None or labels is not None) and not editor.attributes:
-        raise WrongInput('attributes and labels: these are weights of EBGAN, which has no label filter: leave them out, or load weights of Att-EBGAN')
-
 # %% ../nbs/70_editing.ipynb #0f908d1a
 def edit(
     self, # Editor
@@ -400,7 +428,7 @@ def edit(
     region:str=None, # 'mouth', or a union such as 'mouth+nose'; or else:
     mask=None, # (H, W) bool, at the source's size (upright): the pixels to be filled in
     attributes=None, # names to be taken over, or {region: names}; None: all that the exemplar has. For Att-EBGAN
-    labels=None, # the exemplar's labels, where they are known; None: they are read. For Att-EBGAN
+    labels=None, # the exemplar's labels, {name: 0 or 1} or all n, or {region: labels}; the others are read by C. For Att-EBGAN
     others:str='absent', # what attributes that are not listed become: 'absent', or 'source': as they were
     strength:float=1., # 0: the source's own code, 1: the exemplar's
     soft:int=0, # pixels of the source: width of the soft edge, which lies inside the mask
@@ -409,11 +437,12 @@ def edit(
     keep:float=.1, # the source stays where the exemplar changes less than this (0..1); 0: the paper's edit, all of the region redrawn
 ): # PIL image, of the source's size and mode; bit-identical to the source outside the mask
     "The source, its region filled in after the exemplar"
-    check_labels(self, attributes, labels, others)
     strength, soft, keep = checked_amounts(strength, soft, keep)
-    y = picture(source, 'source')
-    for name, B, points in steps(exemplar, region, mask, exemplar_points):
-        y = fill(self, y, B, name, mask, strength, soft, source_points, points, keep)
+    y, edits = picture(source, 'source'), steps(exemplar, region, mask, exemplar_points)
+    names, known = (by_region(v, [k for k, *_ in edits], what) if isinstance(exemplar, dict) else {region: v} for v, what in ((attributes, 'attributes'), (labels, 'labels')))
+    choices = {k: chosen(self, names[k], known[k], others) for k, *_ in edits}
+    for name, B, points in edits:
+        y = fill(self, y, B, name, mask, strength, soft, source_points, points, keep, choices[name])
     return y
 
 # %% ../nbs/70_editing.ipynb #1c5c5e31
@@ -423,13 +452,17 @@ def read(
     points=None, # (5, 2) landmarks in pixels; None: aligned by convention
 )->dict: # {attribute: how sure the classifier is, 0..1}
     "The attributes that the model's classifier C sees in a face. For Att-EBGAN"
-    raise WrongInput('read: these are weights of EBGAN, which has no classifier: load weights of Att-EBGAN')
+    if not self.attributes: raise WrongInput('read: these are weights of EBGAN, which has no classifier: load weights of Att-EBGAN, such as faces-att')
+    image = picture(image)
+    T, S = align(image.size, points, self.template, self.size)[1], self.size
+    with torch.inference_mode(): p = self.model.C(to_unit(warp(image.convert('RGB'), T, (0, 0, S, S))).to(self.device)).sigmoid()[0]
+    return dict(zip(self.attributes, p.tolist()))
 
 # %% ../nbs/70_editing.ipynb #68e5320c
 class Editor:
     "A trained model as a tool: `edit` takes PIL images and returns one. It holds no state: threads may share it"
     def __init__(self,
-        model, # EBGAN
+        model, # EBGAN or AttEBGAN
         info:dict, # how its weights were made, see `models.load_weights`
         device='cpu', # or 'cuda'
     ):
