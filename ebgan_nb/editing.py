@@ -330,7 +330,8 @@ def chosen(
 
 def label_tensors(
     editor, # Editor
-    B, M, # exemplar (1,3,S,S) and mask (1,1,S,S), in the square
+    B, # exemplar (1,3,S,S), in the square
+    M, # mask (1,1,S,S)
     choice:dict=None, # from `chosen`
 )->dict: # arguments of `AttEBGAN.edit`
     "Names and labels as tensors"

@@ -9,7 +9,7 @@ __all__ = ['TEST', 'ALL', 'PAPER', 'ROUNDING', 'LEAKS', 'METRICS', 'STRENGTHS', 
            'distances', 'job_pairs', 'job_exemplars', 'checked', 'jobs', 'collected', 'table', 'evaluate', 'of_region',
            'of_metric', 'save', 'check_file', 'meetings', 'shown', 'job_photographs', 'jackknife',
            'evaluate_photographs', 'by_label', 'rises', 'labelled', 'job_filter', 'job_choice', 'evaluate_filter',
-           'parser', 'main']
+           'leak_matrix', 'parser', 'main']
 
 # %% ../nbs/60_evaluation.ipynb #55d318dd
 import json
@@ -107,7 +107,11 @@ def inpainted(
 
 PAPER = 'EBGAN, paper'
 
-def named(model): return 'Att-EBGAN' if model.config.attributes else 'EBGAN'
+def named(
+    model, # EBGAN or AttEBGAN
+)->str:
+    "The model's name in tables"
+    return 'Att-EBGAN' if model.config.attributes else 'EBGAN'
 
 def methods_of(
     model=None, # EBGAN; None: the rivals alone
@@ -623,6 +627,25 @@ def evaluate_filter(
     todo = [job(a=a[i:i+50], b=b[i:i+50], device=device) for i in range(0, n, 50) for job in
             (partial(partial, job_filter, model, reader), partial(partial, job_choice, model, methods, seed=seed + i))]
     return table(collected(todo, bar), seed)
+
+# %% ../nbs/60_evaluation.ipynb #ca952b48
+@torch.inference_mode()
+def leak_matrix(
+    model, # AttEBGAN, 64 pixels
+    n:int=200, # pairs of faces
+    seed:int=0, # other faces
+    reader=None, # `reader.Reader`; None: that of drawn faces, shipped
+): # frame (attribute that is switched on, attribute that is read): mean change of the reader's probability
+    "Switch on block i, where B has it and A has not, and read every attribute j"
+    import pandas as pd
+    from ebgan_nb.reader import drawn_reader
+    reader, names, size = reader or drawn_reader(), list(model.attributes), model.config.size
+    (a, b), columns, rows = pairs(n, seed), [reader.attributes.index(x) for x in names], []
+    A, B, M = drawn(a, size), drawn(b, size), region_mask('face', size=size)
+    new = (labelled(b, names) > labelled(a, names))
+    p = lambda of, listed: reader(model.edit(A[of], B[of], M, listed=listed, others='source'))[:, columns].sigmoid()
+    for i, e in enumerate(torch.eye(len(names))): rows.append((p(new[:, i], e) - p(new[:, i], 0*e)).mean(0).tolist())
+    return pd.DataFrame(rows, index=names, columns=names)
 
 # %% ../nbs/60_evaluation.ipynb #91654efd
 def parser()->Parser:

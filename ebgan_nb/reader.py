@@ -40,8 +40,10 @@ class Reader(nn.Module):
     ):
         super().__init__()
         self.attributes, self.size, self.fine, self.accuracy = list(attributes), size, fine, {}
-        *layers, _, _ = XResNet(ResBlock, 1, [1, 1, 1, 1], stem_szs=(16, 16, 64), widen=.5)
-        self.body = nn.Sequential(*(l for l in layers if not (fine and isinstance(l, nn.MaxPool2d))))
+        *layers, _, _, _, _ = XResNet(ResBlock, 1, [1, 1, 1, 1], stem_szs=(16, 16, 64), widen=.5) # without its end
+        side = 4 if fine else 2
+        self.body = nn.Sequential(*(l for l in layers if not (fine and isinstance(l, nn.MaxPool2d))), nn.AdaptiveAvgPool2d(side), nn.Flatten(),
+                                  nn.Linear(256*side**2, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU())
         self.head = nn.Sequential(nn.Dropout(.2), nn.Linear(256, len(self.attributes)))
         self.to(memory_format=torch.channels_last) # quicker convolutions
 
@@ -90,7 +92,7 @@ def train_reader(
     return reader
 
 # %% ../nbs/55_reader.ipynb #d1195148
-FORMAT = 'ebgan_nb reader 1'
+FORMAT = 'ebgan_nb reader 2'
 
 def save_reader(
     path, # a .safetensors file
@@ -123,7 +125,7 @@ def reader_of(
     seed:int=0, # as for `train_reader`
 )->Reader:
     "The reader of these pictures: the first call trains it, all others read it"
-    path = data_home()/'readers'/f"{pictures.folder.name}-{seed}{'-quick'*quick()}.safetensors"
+    path = data_home()/'readers'/f"{pictures.folder.name}-{seed}-{FORMAT[-1]}{'-quick'*quick()}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f'a reader is trained once, for some minutes: {path.name}', flush=True)
@@ -134,12 +136,12 @@ def reader_of(
 SHIPPED = 'faces-reader.safetensors'
 
 def train_drawn_reader(
-    n:int=None, # training faces; None: 12,000
+    n:int=None, # training faces; None: 20,000
     **kwargs, # for `train_reader`
 )->Reader: # in eval mode
     "The shipped reader, trained again"
-    pictures = cached(FaceWorld(n or (256 if quick() else 12000), seed=55, correlated=False), 64)
-    return train_reader(pictures, **dict(epochs=1 if quick() else 8, fine=True) | kwargs)
+    pictures = cached(FaceWorld(n or (256 if quick() else 20000), seed=55, correlated=False), 64)
+    return train_reader(pictures, **dict(epochs=1 if quick() else 5, fine=True, shift=1) | kwargs)
 
 def drawn_reader()->Reader: # in eval mode
     "The reader of drawn faces, 64 pixels, that comes with the package"

@@ -31,9 +31,9 @@ from .core import Parser, RunFailed, WrongInput, command, data_home, generator, 
 from .attributes import HOME, check_attributes
 from .data import dataloaders
 from .labels import Asked, asked
-from .losses import LossWeights, classification_loss, discriminator_loss, generator_loss
+from .losses import SEES, LossWeights, classification_loss, discriminator_loss, generator_loss
 from .masks import coverage, erase, paste
-from .models import MODELS, build, build_discriminator, config, load_weights, save_weights, vary
+from .models import MODELS, build, build_discriminator, changed, config, find_weights, load_weights, save_weights, vary
 
 # %% ../nbs/50_training.ipynb #bdbecbba
 class Passes(NamedTuple):
@@ -89,7 +89,11 @@ class Adversaries(nn.Module):
         "What C sees"
         with self.autocast(): return self.net.C(x).float()
 
-def filters(asked, K): # labels of A's own code and of K codes of B; None without labels
+def filters(
+    asked, # `Asked`; None: EBGAN
+    K # how many codes of B there are
+) -> tuple: # (N, n) and (K, n) of 0/1, or None and None
+    "Labels that filter A's own code, and B's"
     return (None, None) if asked is None else (asked.own, asked.wanted[:K])
 
 # %% ../nbs/50_training.ipynb #a3e323e9
@@ -169,7 +173,7 @@ def loss(self:Adversarial, pred, *labels):
     p, w, K = self.passes, self.weights, len(self.passes.y)
     codes, seen = self.codes_to_compare(p), {}
     P, true = (p.P, self.landmarks()/self.dls.size) if p.P is not None and hasattr(self.dl, 'landmarks') else (None, None)
-    if p.asked is not None: seen = dict(seen=self.model.labels(p.y if w.cls_pasted else p.A_b), y=p.asked.target[:K], judged=p.asked.judged[:K])
+    if p.asked is not None: seen = dict(seen=self.model.labels(self.judged_by_C(p)), y=p.asked.target[:K], judged=p.asked.judged[:K])
     loss, terms = generator_loss(p.A, p.A_a, p.M, *codes, self.model.judge(p.y, p.M[:K]), w, p.code_A, P, true, **seen)
     self.terms = {k: v.detach() for k, v in {**terms, **self.terms}.items()}
     bad = [k for k, v in self.terms.items() if not v.isfinite()]
@@ -189,6 +193,13 @@ def codes_to_compare(self:Adversarial, p):
     "code_B and code_Ab of Eq. 4"
     _, y = filters(p.asked, len(p.y))
     return [self.model.net.filter(c, y) if self.weights.cyc_filtered else c for c in (p.code_B, p.code_Ab)]
+
+@patch
+def judged_by_C(self:Adversarial, p):
+    "What Eq. 2 looks at, (K, 3, H, W): in `course` A, where the exemplar asks for nothing"
+    sees, K = nearest(self.weights.cls_sees, SEES, 'cls_sees'), len(p.y)
+    if sees != 'kept': return getattr(p, sees)
+    return torch.lerp(p.A[:K], p.y, changed(p.A_b, p.A_a[:K]))
 
 @patch
 def classifier_step(self:Adversarial, B, y_A, y_B):
@@ -482,7 +493,7 @@ class Settings:
     precision: str = 'auto'      # 'auto', 'float32', 'bf16', 'fp16'
     attributes: list | None = None # labels that Att-EBGAN filters by; None: `ATTRIBUTES`
     skip_bad: bool = False       # go on without unreadable pictures
-    init: str | None = None      # weights to start from; Att-EBGAN can start from EBGAN's
+    init: str | None = None      # weights to start from: a name, a run, a file; Att-EBGAN can start from EBGAN's
     batches: int | None = None   # stop after this batch
     minutes: float | None = None # or after this time
     round: int = 200             # batches between two checkpoints
@@ -606,10 +617,10 @@ def go_on(learn, out):
 
 def start_from(
     learn, # `EBGANLearner`
-    weights # a file of `save_weights`
+    weights # a name, a run folder or a file, see `find_weights`
 ):
     "Put published or own weights into E and G; D starts anew. Of EBGAN's, Att-EBGAN takes all but the layers that know the code"
-    net, _ = load_weights(weights)
+    net, _ = load_weights(find_weights(weights))
     theirs, ours, c = net.state_dict(), learn.model.net.state_dict(), learn.model.net.config
     new = {k: getattr(c, k) for k in ('model', 'attributes', 'code_channels', 'free')} if net.config.model=='ebgan' else {}
     if dataclasses.replace(net.config, **new) != c: raise WrongInput(f"--init {weights}: made for {net.config}, this run is {c}")
