@@ -7,9 +7,9 @@ __all__ = ['TEST', 'ALL', 'PAPER', 'ROUNDING', 'LEAKS', 'METRICS', 'STRENGTHS', 
            'matched', 'poisson', 'inpainted', 'named', 'methods_of', 'in_M', 'achieved_change', 'pooled', 'psnr',
            'ssim', 'lpips_metric', 'lpips', 'absent', 'step', 'seam', 'bootstrap', 'found', 'exchanged', 'leak',
            'distances', 'job_pairs', 'job_exemplars', 'checked', 'jobs', 'collected', 'table', 'evaluate', 'of_region',
-           'of_metric', 'save', 'check_file', 'meetings', 'shown', 'job_photographs', 'jackknife',
-           'evaluate_photographs', 'by_label', 'rises', 'labelled', 'job_filter', 'job_choice', 'evaluate_filter',
-           'leak_matrix', 'parser', 'main']
+           'of_metric', 'save', 'check_file', 'meetings', 'shown', 'job_filter_photographs', 'job_photographs',
+           'jackknife', 'evaluate_photographs', 'by_attribute', 'by_label', 'rises', 'labelled', 'job_filter',
+           'job_choice', 'knows', 'evaluate_filter', 'leak_matrix', 'parser', 'main']
 
 # %% ../nbs/60_evaluation.ipynb #55d318dd
 import json
@@ -25,7 +25,7 @@ from .attributes import REGIONS, parse_region, region_attributes
 from .core import Parser, WrongInput, command, generator, nearest, to_uint8, to_unit, written
 from .faces import FACTORS, PARTS, People, region_factors, render, sample, transfer
 from .labels import TOUCHED
-from .masks import coverage, paste, region_mask
+from .masks import coverage, labels_that_count, paste, region_mask
 from .models import find_weights, load_weights
 
 # %% ../nbs/60_evaluation.ipynb #7e12bdb1
@@ -463,6 +463,19 @@ def shown(
     return to_unit(x), points, pictures.labels[torch.as_tensor(idxs)]
 
 # %% ../nbs/60_evaluation.ipynb #db9a56d4
+def job_filter_photographs(
+    model, # AttEBGAN
+    reader, # `reader.Reader`
+    pictures, # `data.Pictures`
+    i, # int array (n,): sources
+    j, # int array (n,): exemplars
+    device, # of the model
+): # yields (region, method, metric), numerators, denominators
+    "`job_filter` of photographs, with the labels that CelebA gives"
+    columns = [pictures.attributes.index(x) for x in model.attributes]
+    (A, P, y_A), (B, _, y_B) = (tuple(t.to(device) for t in shown(pictures, k)) for k in (i, j))
+    yield from job_filter(model, reader, A, B, y_A[:, columns].float(), y_B[:, columns].float(), P)
+
 def job_photographs(
     methods:dict, # {name: function of A, B, M}
     regions, # their names
@@ -524,9 +537,11 @@ def evaluate_photographs(
     if pictures.size != model.config.size: raise WrongInput(f'pictures of {pictures.size} pixels for a model of {model.config.size}')
     if reader is None:
         with torch.inference_mode(False): reader = reader_of(pictures)
+    if model.config.attributes: knows(reader, model)
     reader, (i, j) = reader.to(device), meetings(pictures, n, seed)
     real = torch.cat([reader.features(shown(pictures, k)[0].to(device)) for k in np.array_split(pictures.split('test'), -(-len(pictures.split('test'))//50))])
     todo = [partial(job_photographs, methods, regions, pictures, reader, i[k:k+50], j[k:k+50], real.mean(0), device) for k in range(0, n, 50)]
+    if model.config.attributes: todo += [partial(job_filter_photographs, model, reader, pictures, i[k:k+50], j[k:k+50], device) for k in range(0, min(n, max(50, n//5)), 50)]
     sums = collected(todo, bar)
     clouds = {key: sums.pop(key)[0] for key in list(sums) if key[2] == 'Frechet'}
     frame = table(sums, seed)
@@ -534,6 +549,14 @@ def evaluate_photographs(
     return pd.concat([frame, pd.DataFrame(far, columns=frame.columns)], ignore_index=True)
 
 # %% ../nbs/60_evaluation.ipynb #41e95ef0
+def by_attribute(
+    frame, # from `evaluate_filter` or `evaluate_photographs`
+): # frame: a row an attribute, a column a figure of the filter; empty for EBGAN
+    "What a filter does, attribute by attribute"
+    t = frame[frame.metric.str.startswith(('kept ', 'dropped ', 'strength '))]
+    t = t.assign(figure=t.metric.str.split().str[0], attribute=t.metric.str.split().str[1])
+    return t.pivot(index='attribute', columns='figure', values='value').reindex(index=t.attribute.unique(), columns=['kept', 'dropped', 'strength']).rename_axis(index=None, columns=None)
+
 def by_label(
     frame, # from `evaluate_photographs`
     region, # its name
@@ -562,33 +585,32 @@ def labelled(
 def job_filter(
     model, # AttEBGAN
     reader, # `reader.Reader` that knows the model's attributes
-    a, # People: sources
-    b, # People: exemplars
-    device, # of the model
+    A:torch.Tensor, # (N,3,S,S) sources, in [-1,1]
+    B:torch.Tensor, # (N,3,S,S) exemplars
+    y_A:torch.Tensor, # (N,n) of 0/1: labels of the sources
+    y_B:torch.Tensor, # (N,n) of the exemplars
+    points=None, # (N,5,2) landmarks of the sources, pixels; None: the template of drawn faces
 ): # yields (region, method, metric), numerators, denominators
     "What a filter lets through, as a reader sees it"
-    names, size, key = list(model.attributes), model.config.size, lambda metric: ('face', named(model), metric)
-    columns, one = [reader.attributes.index(x) for x in names], torch.eye(len(names), device=device)
+    names, key = list(model.attributes), lambda metric: ('face', named(model), metric)
+    columns, one = [reader.attributes.index(x) for x in names], torch.eye(len(names)).to(A)
     logits = lambda y: reader(y)[:, columns]
-    A, B = drawn(a, size).to(device), drawn(b, size).to(device)
-    y_A, y_B = (labelled(p, names).to(device) for p in (a, b))
-    M, lacks, new = region_mask('face', size=size).to(device), 1 - y_A, y_B*(1 - y_A)
-    shows = lambda **choice: (logits(model.edit(A, B, M, **choice)) > 0).float()
+    def edit(region, **choice): # of one region
+        M = region_mask(region, points, A.shape[-1]).to(A).expand(len(A), -1, -1, -1)
+        return model.edit(A, B, M, counts=labels_that_count(M, points, names), **choice)
+    shows = lambda **choice: (logits(edit('face', **choice)) > 0).float()
+    lacks, new = 1 - y_A, y_B*(1 - y_A)
     alone, but = [shows(listed=e) for e in one], torch.stack([shows(listed=1 - e)[:, i] for i, e in enumerate(one)], 1)
-    p = torch.stack([logits(model.edit(A, B, M, strength=s)).sigmoid() for s in STRENGTHS])
+    p = torch.stack([logits(edit('face', strength=s)).sigmoid() for s in STRENGTHS])
     for metric, hit in {'kept': (p[-1] > .5).float(), 'dropped': 1 - but, 'strength': rises(p).float()}.items():
         yield key(metric), (hit*new).sum(1), new.sum(1)
         for i, x in enumerate(names): yield key(f'{metric} {x}'), (hit*new)[:, i], new[:, i]
     yield key('uninvited'), sum((y*lacks*(1 - e)).sum(1) for y, e in zip(alone, one)), sum((lacks*(1 - e)).sum(1) for e in one)
-    yield key('elsewhere'), *(sum(x) for x in zip(*_elsewhere(model, logits, A, B)))
-
-def _elsewhere(model, logits, A, B): # yields numerators and denominators, each (N,)
-    "Single regions are edited: which attributes of the others change?"
-    before = logits(A) > 0
+    elsewhere, before = [], logits(A) > 0
     for region in REGIONS[:-1]:
-        M = region_mask(region, size=A.shape[-1]).to(A)
-        outside = (coverage(M, None, model.attributes) < TOUCHED).to(A)
-        yield ((logits(model.edit(A, B, M)) > 0) != before).float() @ outside[0], outside.sum().expand(len(A))
+        outside = (coverage(region_mask(region, points, A.shape[-1]).to(A), points, names) < TOUCHED).to(A).expand(len(A), -1)
+        elsewhere.append(((((logits(edit(region)) > 0) != before)*outside).sum(1), outside.sum(1)))
+    yield key('elsewhere'), *(sum(x) for x in zip(*elsewhere))
 
 # %% ../nbs/60_evaluation.ipynb #d9eaa6f1
 CHOICE = 'face, half of the attributes'
@@ -609,6 +631,15 @@ def job_choice(
     for name, f in (methods | {named(model): partial(model.edit, listed=listed)}).items():
         for metric, sums in distances(f(A, B, M), A, T, M).items(): yield (CHOICE, name, metric), *sums
 
+def knows(
+    reader, # `reader.Reader`
+    model, # AttEBGAN
+): # the reader
+    "Can this reader judge this model? `WrongInput` if not"
+    unknown = [x for x in model.attributes if x not in reader.attributes]
+    if not unknown and reader.size == model.config.size: return reader
+    raise WrongInput(f'the reader reads pictures of {reader.size} pixels and knows {", ".join(reader.attributes)}; this model needs {model.config.size} pixels and {", ".join(unknown) or "no other attribute"}')
+
 @torch.inference_mode()
 def evaluate_filter(
     model, # AttEBGAN, 64 pixels
@@ -621,11 +652,9 @@ def evaluate_filter(
     "Does an edit show what was chosen, and nothing else? One row a figure"
     from ebgan_nb.reader import drawn_reader
     reader, plain, device = reader or drawn_reader(), plain or load_weights(find_weights('faces'))[0], next(model.parameters()).device
-    unknown = [x for x in model.attributes if x not in reader.attributes]
-    if unknown or reader.size != model.config.size: raise WrongInput(f'the reader reads pictures of {reader.size} pixels and knows {", ".join(reader.attributes)}; this model needs {model.config.size} pixels and {", ".join(unknown) or "no other attribute"}')
-    (a, b), reader, methods = pairs(n, seed), reader.to(device), methods_of() | {'EBGAN': plain.to(device).edit}
-    todo = [job(a=a[i:i+50], b=b[i:i+50], device=device) for i in range(0, n, 50) for job in
-            (partial(partial, job_filter, model, reader), partial(partial, job_choice, model, methods, seed=seed + i))]
+    (a, b), reader, methods = pairs(n, seed), knows(reader, model).to(device), methods_of() | {'EBGAN': plain.to(device).edit}
+    def of_reader(a, b): return job_filter(model, reader, *(drawn(p, model.config.size).to(device) for p in (a, b)), *(labelled(p, model.attributes).to(device) for p in (a, b)))
+    todo = [job for i in range(0, n, 50) for part in [(a[i:i+50], b[i:i+50])] for job in (partial(of_reader, *part), partial(job_choice, model, methods, *part, seed + i, device))]
     return table(collected(todo, bar), seed)
 
 # %% ../nbs/60_evaluation.ipynb #ca952b48
@@ -691,4 +720,5 @@ def main(
     for region in dict.fromkeys([*regions, *frame.region]):
         for t in (of_region(frame, region), by_label(frame, region)):
             if len(t): print(f'\n{region}\n{t.to_string(float_format="{:.2f}".format, na_rep="-")}')
+    if len(t := by_attribute(frame)): print(f'\nattributes\n{t.to_string(float_format="{:.2f}".format)}')
     print('', *(f'not measured: {line}' for line in absent()), *(f'{out}: written' for out in outs), sep='\n')
