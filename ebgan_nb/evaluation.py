@@ -406,7 +406,7 @@ def of_region(
     "All figures of one region"
     t = frame[frame.region == nearest(region, frame.region.unique(), 'region')]
     t = t.pivot(index='method', columns='metric', values='value')
-    return t.reindex(index=frame.method.unique(), columns=[m for m in METRICS if m in t]).rename_axis(index=None, columns=None)
+    return t.reindex(index=frame.method.unique(), columns=[m for m in METRICS if m in t]).dropna(how='all').rename_axis(index=None, columns=None)
 
 def of_metric(
     frame, # from `evaluate`
