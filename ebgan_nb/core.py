@@ -18,7 +18,7 @@ import secrets
 import sys
 import traceback
 from contextlib import contextmanager
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -189,7 +189,7 @@ def asset(
     name:str, # a file's name, say `faces.safetensors`
 )->Path:
     "A file that is shipped inside the package; a wrong name is `WrongInput`"
-    folder = Path(str(files('ebgan_nb')))/'assets'
+    folder = Path(find_spec('ebgan_nb.core').origin).parent/'assets'  # a folder named ebgan_nb where Python starts hides the package, not its modules
     return folder/nearest(name, sorted(p.name for p in folder.glob('*')), 'asset')
 
 # %% ../nbs/00_core.ipynb #af91d3ae

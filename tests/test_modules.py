@@ -59,3 +59,10 @@ def test_public_names_are_documented(module):
     comments = {name: docments(thing) for name, thing in public.items() if inspect.isfunction(thing)}
     told = {p for docs in comments.values() for p, doc in docs.items() if doc} | {'return', 'args', 'kwargs'}
     assert not [f'{name}({p})' for name, docs in comments.items() for p in docs if p not in told]
+
+def test_assets_are_found_above_a_checkout(tmp_path):
+    "A folder named ebgan_nb in the working folder, as above a clone, hides the package for `files`, not for us"
+    (tmp_path/'ebgan_nb').mkdir()
+    program = "from ebgan_nb.core import asset; print(asset('faces.safetensors').name)"
+    found = subprocess.run([sys.executable, '-c', program], cwd=tmp_path, capture_output=True, text=True)
+    assert found.stdout.strip()=='faces.safetensors', found.stderr
