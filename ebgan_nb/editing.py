@@ -20,8 +20,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .attributes import REGIONS, check_attributes, check_labels, parse_region
+from .attributes import REGIONS, check_attributes, check_labels, label_vector, parse_region
 from .core import Parser, WrongInput, command, nearest, to_pil, to_unit, written
+from .labels import OTHERS
 from .masks import labels_that_count, region_mask, soften, template_points
 from .models import NAMES, find_weights, load_weights
 
@@ -321,7 +322,7 @@ def chosen(
     attributes=None, labels=None, others='absent', # as for `edit`, for one exemplar
 )->dict: # of what is to be taken over; None for weights of EBGAN
     "Which attributes are wanted, or `WrongInput` for what the model cannot filter by"
-    nearest(others, ('absent', 'source'), "value of 'others'")
+    nearest(others, OTHERS, "value of 'others'")
     if not editor.attributes:
         if attributes is None and labels is None: return None
         raise WrongInput('attributes and labels: these are weights of EBGAN, which has no label filter: leave them out, or load weights of Att-EBGAN, such as faces-att')
@@ -338,8 +339,7 @@ def label_tensors(
     if choice is None: return {}
     names, y_B = editor.attributes, editor.model.labels(B)
     for a, v in choice['labels'].items(): y_B[:, names.index(a)] = v
-    listed = choice['listed'] and torch.tensor([float(a in choice['listed']) for a in names])
-    if choice['listed']==[]: listed = torch.zeros(len(names))
+    listed = None if choice['listed'] is None else label_vector(choice['listed'], names)
     return dict(listed=listed, others=choice['others'], y_B=y_B, counts=labels_that_count(M, None, names, editor.template))
 
 # %% ../nbs/70_editing.ipynb #93cdd7a9
@@ -374,7 +374,8 @@ def by_region(
     what:str, # its name, for messages
 )->dict: # {region: value}, None where nothing was given
     "An argument for each of several exemplars"
-    if not (isinstance(value, dict) and value and all(isinstance(k, tuple) or k.split('+')[0].strip() in REGIONS for k in value)): return dict.fromkeys(exemplar, value)
+    named = isinstance(value, dict) and value and all(isinstance(k, tuple) or str(k).split('+')[0].strip() in REGIONS for k in value)
+    if not named: return dict.fromkeys(exemplar, value)
     for k in value: nearest(k, exemplar, f'region in {what}')
     return {k: value.get(k) for k in exemplar}
 
@@ -440,8 +441,10 @@ def edit(
     "The source, its region filled in after the exemplar"
     strength, soft, keep = checked_amounts(strength, soft, keep)
     y, edits = picture(source, 'source'), steps(exemplar, region, mask, exemplar_points)
-    names, known = (by_region(v, [k for k, *_ in edits], what) if isinstance(exemplar, dict) else {region: v} for v, what in ((attributes, 'attributes'), (labels, 'labels')))
-    choices = {k: chosen(self, names[k], known[k], others) for k, *_ in edits}
+    several = isinstance(exemplar, dict)
+    names = by_region(attributes, exemplar, 'attributes') if several else {region: attributes}
+    known = by_region(labels, exemplar, 'labels') if several else {region: labels}
+    choices = {k: chosen(self, names[k], known[k], others) for k in names}
     for name, B, points in edits:
         y = fill(self, y, B, name, mask, strength, soft, source_points, points, keep, choices[name])
     return y

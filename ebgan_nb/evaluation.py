@@ -537,11 +537,12 @@ def evaluate_photographs(
     if pictures.size != model.config.size: raise WrongInput(f'pictures of {pictures.size} pixels for a model of {model.config.size}')
     if reader is None:
         with torch.inference_mode(False): reader = reader_of(pictures)
-    if model.config.attributes: knows(reader, model)
     reader, (i, j) = reader.to(device), meetings(pictures, n, seed)
     real = torch.cat([reader.features(shown(pictures, k)[0].to(device)) for k in np.array_split(pictures.split('test'), -(-len(pictures.split('test'))//50))])
     todo = [partial(job_photographs, methods, regions, pictures, reader, i[k:k+50], j[k:k+50], real.mean(0), device) for k in range(0, n, 50)]
-    if model.config.attributes: todo += [partial(job_filter_photographs, model, reader, pictures, i[k:k+50], j[k:k+50], device) for k in range(0, min(n, max(50, n//5)), 50)]
+    if model.config.attributes:
+        knows(reader, model)
+        todo += [partial(job_filter_photographs, model, reader, pictures, i[k:k+50], j[k:k+50], device) for k in range(0, min(n, max(50, n//5)), 50)]
     sums = collected(todo, bar)
     clouds = {key: sums.pop(key)[0] for key in list(sums) if key[2] == 'Frechet'}
     frame = table(sums, seed)
@@ -595,9 +596,9 @@ def job_filter(
     names, key = list(model.attributes), lambda metric: ('face', named(model), metric)
     columns, one = [reader.attributes.index(x) for x in names], torch.eye(len(names)).to(A)
     logits = lambda y: reader(y)[:, columns]
-    def edit(region, **choice): # of one region
-        M = region_mask(region, points, A.shape[-1]).to(A).expand(len(A), -1, -1, -1)
-        return model.edit(A, B, M, counts=labels_that_count(M, points, names), **choice)
+    Ms = {r: region_mask(r, points, A.shape[-1]).to(A).expand(len(A), -1, -1, -1) for r in REGIONS}
+    counts = {r: labels_that_count(M, points, names) for r, M in Ms.items()}
+    edit = lambda region, **choice: model.edit(A, B, Ms[region], counts=counts[region], **choice)
     shows = lambda **choice: (logits(edit('face', **choice)) > 0).float()
     lacks, new = 1 - y_A, y_B*(1 - y_A)
     alone, but = [shows(listed=e) for e in one], torch.stack([shows(listed=1 - e)[:, i] for i, e in enumerate(one)], 1)
@@ -608,7 +609,7 @@ def job_filter(
     yield key('uninvited'), sum((y*lacks*(1 - e)).sum(1) for y, e in zip(alone, one)), sum((lacks*(1 - e)).sum(1) for e in one)
     elsewhere, before = [], logits(A) > 0
     for region in REGIONS[:-1]:
-        outside = (coverage(region_mask(region, points, A.shape[-1]).to(A), points, names) < TOUCHED).to(A).expand(len(A), -1)
+        outside = (coverage(Ms[region], points, names) < TOUCHED).to(A)
         elsewhere.append(((((logits(edit(region)) > 0) != before)*outside).sum(1), outside.sum(1)))
     yield key('elsewhere'), *(sum(x) for x in zip(*elsewhere))
 
@@ -653,8 +654,12 @@ def evaluate_filter(
     from ebgan_nb.reader import drawn_reader
     reader, plain, device = reader or drawn_reader(), plain or load_weights(find_weights('faces'))[0], next(model.parameters()).device
     (a, b), reader, methods = pairs(n, seed), knows(reader, model).to(device), methods_of() | {'EBGAN': plain.to(device).edit}
-    def of_reader(a, b): return job_filter(model, reader, *(drawn(p, model.config.size).to(device) for p in (a, b)), *(labelled(p, model.attributes).to(device) for p in (a, b)))
-    todo = [job for i in range(0, n, 50) for part in [(a[i:i+50], b[i:i+50])] for job in (partial(of_reader, *part), partial(job_choice, model, methods, *part, seed + i, device))]
+    def seen(a, b): # drawn when its turn comes
+        return job_filter(model, reader, *(drawn(p, model.config.size).to(device) for p in (a, b)), *(labelled(p, model.attributes).to(device) for p in (a, b)))
+    todo = []
+    for i in range(0, n, 50):
+        part = a[i:i+50], b[i:i+50]
+        todo += [partial(seen, *part), partial(job_choice, model, methods, *part, seed + i, device)]
     return table(collected(todo, bar), seed)
 
 # %% ../nbs/60_evaluation.ipynb #ca952b48

@@ -248,13 +248,13 @@ class EBGAN(nn.Module):
         "B, moved until its eyes lie on those of A; as it is without a finder"
         return B if self.E.find is None else onto(B, *self.E.find(torch.cat([B, A])).chunk(2))
 
-    def read(self, A, B, M):
+    def encoded(self, A, B, M):
         "E(A, M), and E(B, M) of an aligned B"
         return self.E(torch.cat([A, self.aligned(A, B)]), torch.cat([M, M])).chunk(2)
 
     def codes(self, A, B, M, strength=1.):
         "What the decoder is told: A's own code, and B's, or a mixture"
-        code_A, code_B = self.read(A, B, M)
+        code_A, code_B = self.encoded(A, B, M)
         return code_A, torch.lerp(code_A, code_B, strength)
 
     def edit(self,
@@ -317,7 +317,7 @@ class AttEBGAN(EBGAN):
         "Filtered codes: A's own, and the edit's"
         if counts is None: counts = labels_that_count(M, None, self.attributes)
         y_A, y_B = (counts*(self.labels(x) if y is None else y) for x, y in ((A, y_A), (B, y_B)))
-        code_A, code_B = self.read(A, B, M)
+        code_A, code_B = self.encoded(A, B, M)
         return self.filter(code_A, y_A), composed(code_A, code_B, y_A, y_B, listed, others, strength, self.config.free)
 
 # %% ../nbs/32_models.ipynb #a8f7b59b

@@ -506,16 +506,15 @@ ATTRIBUTES = ('Smiling,Mouth_Slightly_Open,Wearing_Lipstick,Big_Lips,Mustache,Go
 def checked(
     s: Settings # what was asked for
 ) -> Settings:
-    "The same settings, or `WrongInput`"
+    "The same settings, those of Att-EBGAN with their attributes, or `WrongInput`"
     nearest(s.model, MODELS, 'model'); nearest(s.preset, LEARNING_RATE, 'preset'); nearest(s.precision, ['auto', *PRECISIONS], 'precision')
     for k in ('size', 'bs', 'batches', 'minutes', 'round', 'lr'):
         v = getattr(s, k)
         if v is not None and not v > 0: raise WrongInput(f"--{k} {v}: give a number above 0")
     if s.twins is not None and not 0 <= s.twins <= 1: raise WrongInput(f"--twins {s.twins}: give a share from 0 to 1")
     if s.attributes and s.model=='ebgan': raise WrongInput('--attributes: EBGAN knows no labels; add --model att-ebgan')
-    if s.model=='att-ebgan': s.attributes = list(editable(s.attributes or ATTRIBUTES))
     if s.bs < 2: raise WrongInput("--bs 1: an exemplar comes from the same batch, so it takes 2 pictures or more")
-    return s
+    return dataclasses.replace(s, attributes=list(editable(s.attributes or ATTRIBUTES))) if s.model=='att-ebgan' else s
 
 # %% ../nbs/50_training.ipynb #5f368abc
 class Keep(Callback):
@@ -642,7 +641,7 @@ def train(
     tensorboard=False, # log to `out`/tensorboard as well (pip install tensorboard)
 ) -> EBGANLearner: # after the last batch
     "Train into a folder; Ctrl-C saves a checkpoint and raises `KeyboardInterrupt`"
-    checked(s)
+    s = checked(s)
     dls = dataloaders(s.data, size=s.size, bs=s.bs, seed=s.seed, attributes=s.attributes, round=s.round, skip_bad=s.skip_bad, n=s.n, balance=s.preset=='course')
     out = new_run(s, out, resume)  # after the data: wrong input leaves no folder behind
     learn = ebgan_learner(dls, s.preset, s.lr, s.seed, s.precision, twins=s.twins, model=s.model, path=out)
