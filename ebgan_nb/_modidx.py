@@ -469,6 +469,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'ebgan_nb.training.Adversarial.seen': ('training.html#adversarial.seen', 'ebgan_nb/training.py'),
                                    'ebgan_nb.training.Adversarial.step': ('training.html#adversarial.step', 'ebgan_nb/training.py'),
                                    'ebgan_nb.training.Adversaries': ('training.html#adversaries', 'ebgan_nb/training.py'),
+                                   'ebgan_nb.training.Adversaries.C': ('training.html#adversaries.c', 'ebgan_nb/training.py'),
                                    'ebgan_nb.training.Adversaries.__init__': ('training.html#adversaries.__init__', 'ebgan_nb/training.py'),
                                    'ebgan_nb.training.Adversaries.forward': ('training.html#adversaries.forward', 'ebgan_nb/training.py'),
                                    'ebgan_nb.training.Adversaries.judge': ('training.html#adversaries.judge', 'ebgan_nb/training.py'),

@@ -33,7 +33,7 @@ from .data import dataloaders
 from .labels import Asked, asked
 from .losses import SEES, LossWeights, classification_loss, discriminator_loss, generator_loss
 from .masks import coverage, erase, paste
-from .models import MODELS, build, build_discriminator, changed, config, find_weights, load_weights, save_weights, vary
+from .models import MODELS, Classifier, build, build_discriminator, changed, config, find_weights, load_weights, save_weights, vary
 
 # %% ../nbs/50_training.ipynb #bdbecbba
 class Passes(NamedTuple):
@@ -47,21 +47,25 @@ class Passes(NamedTuple):
     code_B: Tensor   # E(B, M), of K pictures
     code_Ab: Tensor  # E(A_b, M)
     P: Tensor        # (N, 5, 2) where E finds the landmarks of A, as fractions; None: it does not look
-    asked: Asked = None # Att-EBGAN: labels that filter and judge
+    asked: Asked = None # labels that judge, and in Att-EBGAN filter, where there is a C
 
 # %% ../nbs/50_training.ipynb #7ef8222f
 class Adversaries(nn.Module):
-    "`net` (EBGAN or Att-EBGAN) beside its discriminator `D`: one module for the learner"
-    def __init__(self, net, D, share=1.):
+    "`net` (EBGAN or Att-EBGAN) beside its discriminator `D`, and EBGAN's guide: one module for the learner"
+    def __init__(self, net, D, share=1., guide=None, attributes=()):
         super().__init__()
         self.net, self.D, self.share, self.autocast = net, D, share, nullcontext # share: of the pictures that are edited, too, in training
+        self.guide, self.attributes = guide, attributes or net.config.attributes # a `Classifier` that judges EBGAN's edits and is not kept, and what it reads
+
+    @property
+    def C(self): return self.guide or getattr(self.net, 'C', None)
 
     def forward(self,
         A, # (N, 3, H, W) source in [-1, 1]
         B, # (N, 3, H, W) exemplar
         M, # (N, 1, H, W) mask of 0/1
         A_seen=None, # what E sees in the reconstruction pass; None: A itself
-        asked=None, # `Asked`, of Att-EBGAN
+        asked=None, # `Asked`, where there is a C
     ) -> Passes:
         "All passes of E and G for one batch"
         E, G, N, K = self.net.E, self.net.G, len(A), math.ceil(len(A)*self.share) if self.training else len(A)
@@ -87,7 +91,7 @@ class Adversaries(nn.Module):
         x, # (K, 3, H, W) pictures
     ) -> Tensor: # (K, n) logits
         "What C sees"
-        with self.autocast(): return self.net.C(x).float()
+        with self.autocast(): return self.C(x).float()
 
 def filters(
     asked, # `Asked`; None: EBGAN
@@ -111,7 +115,7 @@ class Adversarial(Callback):
 
     def before_batch(self):
         seen = self.seen(*self.xb) if self.training and self.varied else None
-        self.learn.xb = (*self.xb, seen, self.labels_asked(*self.yb) if self.model.net.config.attributes else None)
+        self.learn.xb = (*self.xb, seen, self.labels_asked(*self.yb) if self.model.attributes else None)
 
     def after_pred(self):
         self.passes = self.learn.pred
@@ -185,8 +189,9 @@ def loss(self:Adversarial, pred, *labels):
 def labels_asked(self:Adversarial, y_A, y_B):
     "The labels of this batch that filter and judge; in training some are dropped"
     w, M = self.weights, self.xb[2]
-    self.share_of_homes = coverage(M, self.landmarks(), self.model.net.attributes) if w.cls_region else torch.ones_like(y_A)
-    return asked(y_A, y_B, self.share_of_homes, generator(self.seed, 'drop', self.k) if self.training and w.drop else None, w.drop)
+    self.share_of_homes = coverage(M, self.landmarks(), self.model.attributes) if w.cls_region else torch.ones_like(y_A)
+    drops = self.training and w.drop and not self.model.guide # EBGAN has no filter
+    return asked(y_A, y_B, self.share_of_homes, generator(self.seed, 'drop', self.k) if drops else None, w.drop)
 
 @patch
 def codes_to_compare(self:Adversarial, p):
@@ -209,7 +214,7 @@ def classifier_step(self:Adversarial, B, y_A, y_B):
     x = torch.cat([paste(B[:n], p.A[:n], p.M[:n]), p.A[n:]])
     y, judged = torch.cat([mixed.target[:n], y_A[n:]]), torch.cat([mixed.judged[:n], torch.ones_like(y_A[n:])])
     loss = classification_loss(self.model.labels(x), y, judged, self.weights.cls_mean)
-    if self.training: self.alone(self.model.net.C, loss)
+    if self.training: self.alone(self.model.C, loss)
     return dict(cls_c=loss.detach())
 
 # %% ../nbs/50_training.ipynb #61e99031
@@ -348,7 +353,7 @@ def players(
 ) -> list:
     "Parameter groups: E and G, then D, then C if there is one"
     net = model.net
-    return [[*net.E.parameters(), *net.G.parameters()], [*model.D.parameters()], *([[*net.C.parameters()]] if hasattr(net, 'C') else [])]
+    return [[*net.E.parameters(), *net.G.parameters()], [*model.D.parameters()], *([[*model.C.parameters()]] if model.C else [])]
 
 def editable(
     attributes # names
@@ -369,14 +374,18 @@ def ebgan_learner(
     varied=None, # does E see twins, or a varied A, in the reconstruction pass? None: as the preset
     twins=None, # share of twins; None: by kind of picture, `TWINS`
     model='ebgan', # or 'att-ebgan': it filters by the labels of `dls`
+    guided=False, # EBGAN only: does a C that reads the labels of `dls` judge its edits, too (Eq. 2)?
     **kwargs # for `Learner`, and fields of the model's `config`
 ) -> EBGANLearner: # ready for `fit`
     "EBGAN of Eq. 10 and 11, or Att-EBGAN of Eq. 7 to 9, on fastai"
-    labels = dict(attributes=editable(dls.attributes)) if nearest(model, MODELS, 'model')=='att-ebgan' else {}
-    cfg = config(preset, dls.size, **labels, **{k: kwargs.pop(k) for k in list(kwargs) if k in config().__dict__})
+    filters = nearest(model, MODELS, 'model')=='att-ebgan'
+    labels = editable(dls.attributes) if filters or guided else ()
+    cfg = config(preset, dls.size, **dict(attributes=labels) if filters else {}, **{k: kwargs.pop(k) for k in list(kwargs) if k in config().__dict__})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Adversaries(build(cfg), build_discriminator(cfg), SHARE[preset][cfg.model]).to(dls.device, memory_format=torch.channels_last) # quicker convolutions
+        nets = build(cfg), build_discriminator(cfg), SHARE[preset][MODELS[bool(labels)]]
+        guide = Classifier(config(preset, dls.size, attributes=labels)) if labels and not filters else None
+        model = Adversaries(*nets, guide, labels).to(dls.device, memory_format=torch.channels_last) # quicker convolutions
     if twins is None: twins = TWINS[dls.source_info['kind']]
     adversarial = Adversarial(weights or LossWeights.preset(preset), seed, preset=='course' if varied is None else varied, twins)
     learn = EBGANLearner(dls, model, loss_func=adversarial.loss, splitter=players, lr=lr or LEARNING_RATE[preset],
@@ -388,7 +397,7 @@ def ebgan_learner(
 LEARNING_RATE = dict(course=6e-4, paper=1e-4)  # the paper's Adam: 1e-4
 SHARE = dict(course={'ebgan': .25, 'att-ebgan': .5}, paper={'ebgan': 1., 'att-ebgan': 1.})  # of a batch that is also edited: reconstruction teaches more, and editing costs a third of the time
 TERMS = ('rec', 'rec_in_M', 'cyc', 'code', 'find', 'adv_g', 'adv_d')  # columns of the recorder, each for training and validation
-OF_C = ('cls_g', 'cls_c')  # of Att-EBGAN, too
+OF_C = ('cls_g', 'cls_c')  # where there is a C, too
 
 # %% ../nbs/50_training.ipynb #3e419eed
 def snapshot(
@@ -491,7 +500,8 @@ class Settings:
     seed: int = 0                # of weights and all random choices
     lr: float | None = None      # learning rate; None: the preset's
     precision: str = 'auto'      # 'auto', 'float32', 'bf16', 'fp16'
-    attributes: list | None = None # labels that Att-EBGAN filters by; None: `ATTRIBUTES`
+    attributes: list | None = None # labels that Att-EBGAN filters by, or a guide reads; None: `ATTRIBUTES`
+    guided: bool = False         # EBGAN: a classifier, thrown away later, judges the edits, too
     skip_bad: bool = False       # go on without unreadable pictures
     init: str | None = None      # weights to start from: a name, a run, a file; Att-EBGAN can start from EBGAN's
     batches: int | None = None   # stop after this batch
@@ -506,15 +516,17 @@ ATTRIBUTES = ('Smiling,Mouth_Slightly_Open,Wearing_Lipstick,Big_Lips,Mustache,Go
 def checked(
     s: Settings # what was asked for
 ) -> Settings:
-    "The same settings, those of Att-EBGAN with their attributes, or `WrongInput`"
+    "The same settings, where there is a classifier with its attributes, or `WrongInput`"
     nearest(s.model, MODELS, 'model'); nearest(s.preset, LEARNING_RATE, 'preset'); nearest(s.precision, ['auto', *PRECISIONS], 'precision')
     for k in ('size', 'bs', 'batches', 'minutes', 'round', 'lr'):
         v = getattr(s, k)
         if v is not None and not v > 0: raise WrongInput(f"--{k} {v}: give a number above 0")
     if s.twins is not None and not 0 <= s.twins <= 1: raise WrongInput(f"--twins {s.twins}: give a share from 0 to 1")
-    if s.attributes and s.model=='ebgan': raise WrongInput('--attributes: EBGAN knows no labels; add --model att-ebgan')
+    reads = s.guided or s.model=='att-ebgan'
+    if s.attributes and not reads: raise WrongInput('--attributes: EBGAN knows no labels; add --model att-ebgan, or --guided')
+    if s.guided and s.model=='att-ebgan': raise WrongInput('--guided: Att-EBGAN has a classifier of its own; leave --guided out')
     if s.bs < 2: raise WrongInput("--bs 1: an exemplar comes from the same batch, so it takes 2 pictures or more")
-    return dataclasses.replace(s, attributes=list(editable(s.attributes or ATTRIBUTES))) if s.model=='att-ebgan' else s
+    return dataclasses.replace(s, attributes=list(editable(s.attributes or ATTRIBUTES))) if reads else s
 
 # %% ../nbs/50_training.ipynb #5f368abc
 class Keep(Callback):
@@ -644,7 +656,7 @@ def train(
     s = checked(s)
     dls = dataloaders(s.data, size=s.size, bs=s.bs, seed=s.seed, attributes=s.attributes, round=s.round, skip_bad=s.skip_bad, n=s.n, balance=s.preset=='course')
     out = new_run(s, out, resume)  # after the data: wrong input leaves no folder behind
-    learn = ebgan_learner(dls, s.preset, s.lr, s.seed, s.precision, twins=s.twins, model=s.model, path=out)
+    learn = ebgan_learner(dls, s.preset, s.lr, s.seed, s.precision, twins=s.twins, model=s.model, guided=s.guided, path=out)
     if s.init: start_from(learn, s.init)
     if resume: go_on(learn, out)
     limit = Limit(s.batches, s.minutes)
