@@ -28,6 +28,7 @@ ARMS = {'course': {},
         'M hidden from G': dict(g_sees_M=False),
         'varied A': dict(twins=0.),
         'A itself': dict(varied=False),
+        'guided': dict(guided=True),
         'paper': dict(preset='paper')} # arguments of `ebgan_learner`
 
 # %% ../nbs/62_ablations.ipynb #4d41908a
@@ -55,12 +56,12 @@ class Study:
     columns: list                  # what is measured
     minutes: float = 20.           # of the processor, an arm
     model: str = 'ebgan'           # or 'att-ebgan'
-    attributes: tuple = None       # of Att-EBGAN
+    attributes: tuple = tuple(ATTRIBUTES) # what C reads, where there is one
     init: str = None               # weights to begin with; None: from scratch
 
 STUDIES = {'ebgan': Study(ARMS, ['region', 'edit', 'edit, paper', 'reconstruction']),
            'att-ebgan': Study(ATT_ARMS, ['kept', 'dropped', 'uninvited', 'elsewhere', 'nearer than EBGAN'],
-                              6., 'att-ebgan', tuple(ATTRIBUTES), 'faces')}
+                              6., 'att-ebgan', init='faces')}
 
 # %% ../nbs/62_ablations.ipynb #d116fb85
 def train_arm(
