@@ -16,8 +16,9 @@ import torch
 
 from .core import Parser, WrongInput, command, nearest, written
 from .data import dataloaders
-from .evaluation import ALL, CHOICE, PAPER, evaluate, evaluate_filter
+from .evaluation import CHOICE, evaluate, evaluate_filter
 from .losses import LossWeights
+from .metrics import ALL, PAPER
 from .training import ATTRIBUTES, MANY_ROUNDS, Limit, ebgan_learner, start_from
 
 # %% ../nbs/62_ablations.ipynb #89420347
