@@ -4,15 +4,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LAB_FLAGS ?=
+STUDIO_FLAGS ?=
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # torch's threads spin while they wait, and starve every other process on a small machine
 export OMP_WAIT_POLICY := passive
-# tests run side by side: one thread each, since two that wait for each other beside a busy core take ten times as long
-test test-browser: export OMP_NUM_THREADS := 1
+# tests, and visitors, run side by side: one thread each, since two that wait for each other beside a busy core take ten times as long
+test test-browser studio: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab test test-browser chromium prepare clean
+.PHONY: help env lab studio test test-browser chromium prepare clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ $(READY): settings.ini setup.py pyproject.toml
 
 lab: $(READY) ## environment, package, then JupyterLab at the front door, nbs/index.ipynb (LAB_FLAGS="--no-browser --port=8888")
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ROOT_FLAG) $(LAB_FLAGS)
+
+studio: $(READY) ## the studio as a web page of this machine alone, a kernel for each visitor (STUDIO_FLAGS="--no-browser --port=8866")
+	$(BIN)/voila tools/studio.ipynb --Voila.config_file_paths=tools $(STUDIO_FLAGS)
 
 test: $(READY) ## run every notebook as a test, then every check that needs no browser
 	$(BIN)/nbdev_test --timing

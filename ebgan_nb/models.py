@@ -6,7 +6,8 @@
 __all__ = ['MODELS', 'PRESETS', 'SIZES', 'CODE_SIZES', 'FORMAT', 'NAMES', 'Config', 'check_config', 'config', 'widths',
            'halvings', 'chain', 'relative', 'Finder', 'onto', 'Encoder', 'GeneratorEncoder', 'GeneratorDecoder',
            'Generator', 'changed', 'EBGAN', 'Classifier', 'AttEBGAN', 'Discriminator', 'build', 'build_discriminator',
-           'vary_light', 'even', 'vary_pose', 'vary_sides', 'vary', 'save_weights', 'load_weights', 'find_weights']
+           'vary_light', 'even', 'vary_pose', 'vary_sides', 'vary', 'save_weights', 'load_weights', 'find_weights',
+           'mean_of']
 
 # %% ../nbs/32_models.ipynb #fcc30e68
 import json
@@ -530,3 +531,16 @@ def find_weights(
     if re.fullmatch(r'\w[\w-]*/[\w.-]+', name) and path.suffix!='.safetensors' and not path.parent.is_dir(): return _from_hub(name)
     if path.name==name and not path.suffix: nearest(name, NAMES, 'weights')
     raise WrongInput(f'{path}: there is no such weights file or folder')
+
+# %% ../nbs/32_models.ipynb #1338ee2f
+@torch.no_grad()
+def mean_of(
+    first:EBGAN, # a net
+    second:EBGAN, # one with the same configuration, and of the same origin: trained from it, say
+    share:float=.5, # of the second
+)->EBGAN: # a third net, in eval mode
+    "The weights of two nets, averaged"
+    if first.config != second.config: raise WrongInput(f'only nets of the same shape have a mean: {first.config} and {second.config}')
+    net, a, b = build(first.config), first.state_dict(), second.state_dict()
+    net.load_state_dict({k: torch.lerp(a[k], b[k], share) for k in a})
+    return net.eval()
