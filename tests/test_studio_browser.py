@@ -43,8 +43,8 @@ def browser():
 def voila(tmp_path_factory):
     "The address of the page that `make studio` serves"
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    made = subprocess.run(['make', '--dry-run', '-o', '.venv/.ready', 'studio', f'STUDIO_FLAGS=--no-browser --port={port}'], cwd=ROOT, capture_output=True, text=True, check=True)
-    command = made.stdout.strip().splitlines()[-1].split(maxsplit=1)[1]
+    made = subprocess.run(['make', '--no-print-directory', '--dry-run', '-o', '.venv/.ready', 'studio', f'STUDIO_FLAGS=--no-browser --port={port}'], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = next(line for line in made.stdout.splitlines() if 'tools/studio.ipynb' in line).split(maxsplit=1)[1]
     log = tmp_path_factory.mktemp('voila')/'log'
     with open(log, 'w') as f:
         server = subprocess.Popen(f'exec {sys.executable} -m voila {command}', shell=True, cwd=ROOT, stdout=f, stderr=f, env={**os.environ, 'OMP_WAIT_POLICY': 'passive', 'OMP_NUM_THREADS': '1'})
