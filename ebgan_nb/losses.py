@@ -87,7 +87,8 @@ SEES = ('kept', 'y', 'A_b')
 class LossWeights:
     "The lambdas of Eq. 7 and 10, and how equations are meant"
     rec: float = 20.        # lambda_rec, for the whole picture
-    rec_in_M: float = 150.  # of squared errors inside M: not in the paper
+    rec_in_M: float = 150.  # of errors inside M: not in the paper
+    square: bool = True     # are those squared?
     cyc: float = .5         # lambda_cyc
     adv: float = .1         # of the adversarial loss
     code: float = .02       # on the size of codes: not in the paper
@@ -103,11 +104,13 @@ class LossWeights:
 
     @classmethod
     def preset(cls,
-        name:str, # 'course' or 'paper'
+        name:str, # 'course', 'paper' or 'photographs'
     ):
-        "`paper`: the printed weights; `course`: this class's defaults"
-        return {'course': cls(), 'paper': cls(rec=100., rec_in_M=0., cyc=10., adv=1., code=0., find=0., detach=False,
-                                       cls=10., cyc_filtered=False, cls_mean=False, cls_sees='A_b', cls_region=False, drop=0., mixed=0.)}[nearest(name, ('course', 'paper'), 'preset')]
+        "`paper`: the printed weights; `course`: this class's defaults; `photographs`: sharp rather than safe"
+        return {'course': cls(),
+                'paper': cls(rec=100., rec_in_M=0., cyc=10., adv=1., code=0., find=0., detach=False,
+                             cls=10., cyc_filtered=False, cls_mean=False, cls_sees='A_b', cls_region=False, drop=0., mixed=0.),
+                'photographs': cls(rec_in_M=20., square=False, adv=.3, code=.01)}[nearest(name, ('course', 'paper', 'photographs'), 'preset')]
 
 # %% ../nbs/40_losses.ipynb #90277535
 def generator_loss(
@@ -126,7 +129,7 @@ def generator_loss(
     judged:torch.Tensor=None, # (K,n) of 0/1: labels that count
 )->tuple: # (a number to minimise, {name: term before weighting})
     "Eq. 10, and with a classifier Eq. 7: what E and G minimise"
-    terms = dict(rec=reconstruction_loss(A, A_a), rec_in_M=reconstruction_loss(A, A_a, M, square=True),
+    terms = dict(rec=reconstruction_loss(A, A_a), rec_in_M=reconstruction_loss(A, A_a, M, weights.square),
                  cyc=cycle_loss(code_B, code_Ab, weights.detach), adv_g=adversarial_g(fake),
                  code=torch.zeros(()) if code_A is None else code_loss(code_A),
                  find=torch.zeros(()) if P is None else landmark_loss(P, true))

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'PRESETS', 'SIZES', 'CODE_SIZES', 'FORMAT', 'NAMES', 'Config', 'check_config', 'config', 'widths',
-           'halvings', 'chain', 'relative', 'Finder', 'onto', 'Encoder', 'GeneratorEncoder', 'GeneratorDecoder',
-           'Generator', 'changed', 'EBGAN', 'Classifier', 'AttEBGAN', 'Discriminator', 'build', 'build_discriminator',
-           'vary_light', 'even', 'vary_pose', 'vary_sides', 'vary', 'save_weights', 'load_weights', 'find_weights',
-           'mean_of']
+           'halvings', 'chain', 'relative', 'rim', 'spread', 'Finder', 'onto', 'Encoder', 'GeneratorEncoder',
+           'GeneratorDecoder', 'Generator', 'changed', 'EBGAN', 'Classifier', 'AttEBGAN', 'Discriminator', 'build',
+           'build_discriminator', 'vary_light', 'even', 'vary_pose', 'vary_sides', 'vary', 'vary_slightly',
+           'save_weights', 'load_weights', 'find_weights', 'mean_of']
 
 # %% ../nbs/32_models.ipynb #fcc30e68
 import json
@@ -27,7 +27,7 @@ from .labels import composed, filtered
 from .masks import labels_that_count, template_points
 
 # %% ../nbs/32_models.ipynb #33dc5e5e
-MODELS, PRESETS, SIZES, CODE_SIZES = ('ebgan', 'att-ebgan'), ('course', 'paper'), (16, 32, 64, 128, 256, 512), (4, 8)
+MODELS, PRESETS, SIZES, CODE_SIZES = ('ebgan', 'att-ebgan'), ('course', 'paper', 'photographs'), (16, 32, 64, 128, 256, 512), (4, 8, 16)
 
 @dataclass(frozen=True)
 class Config:
@@ -46,6 +46,7 @@ class Config:
     skips: bool = True        # does G's decoder see the maps of its encoder?
     e_aligns: bool = True     # is B moved until its eyes lie on those of A?
     e_relative: bool = True   # does E see colours relative to the region's mean, or as they are?
+    fills: bool = False       # do E and G see, and draw, what differs from the colours along M's border? Then e_relative does not count
     g_sees_M: bool = True     # does G's encoder see concat(A_tilde, M), or A_tilde alone?
     d_sees_M: bool = True     # does D see concat(y, M), or y alone?
     d_patches: bool = True    # D: a logit for each patch; False: six layers and one logit
@@ -83,12 +84,14 @@ def config(
     **kwargs # fields of Config, in place of the preset's values
 )->Config:
     "The configuration of a preset"
-    paper = dict(g_width=48, e_depth=0, g_depth=0, code_channels=64, skips=False, e_aligns=False, e_relative=False, g_sees_M=False, d_sees_M=False, d_patches=False, d_norm='none') if nearest(preset, PRESETS, 'preset')=='paper' else {}
+    named = {'course': {},
+        'paper': dict(g_width=48, e_depth=0, g_depth=0, code_channels=64, skips=False, e_aligns=False, e_relative=False, g_sees_M=False, d_sees_M=False, d_patches=False, d_norm='none'),
+        'photographs': dict(code_size=16, code_channels=32, e_aligns=False, fills=True)}[nearest(preset, PRESETS, 'preset')]
     for name in kwargs: nearest(name, [f.name for f in fields(Config)], 'config value')
     kwargs |= {k: tuple(v) for k, v in kwargs.items() if k=='attributes' and isinstance(v, list)} # as JSON has it
-    n, (k, free) = len(kwargs.get('attributes', ())), (8, 0) if paper else (4, 8)
+    n, (k, free) = len(kwargs.get('attributes', ())), (8, 0) if preset=='paper' else (4, 8)
     att = dict(model='att-ebgan', code_channels=k*n + free, free=free) if n else {}
-    return Config(**(dict(preset=preset, size=size) | paper | att | kwargs))
+    return Config(**(dict(preset=preset, size=size) | named | att | kwargs))
 
 # %% ../nbs/32_models.ipynb #9ada9017
 def widths(
@@ -126,6 +129,25 @@ def relative(
     d = (B - B.sum((2, 3), keepdim=True)/n) * M
     return d / (d.square().sum((2, 3), keepdim=True)/n + .01).sqrt()
 
+# %% ../nbs/32_models.ipynb #ec2940c4
+def rim(
+    M:torch.Tensor, # (N,1,H,W) of 0/1
+)->torch.Tensor: # the same
+    "The pixels of M that have a neighbour outside"
+    return M*F.max_pool2d(1 - M, 3, 1, 1)
+
+def spread(
+    x:torch.Tensor, # (N,3,S,S)
+    at:torch.Tensor, # (N,1,S,S) of 0/1: the pixels whose colours count
+)->torch.Tensor: # (N,3,S,S) in float32; 0 where nothing counts
+    "The colours of some pixels, spread over the whole picture: their mean, weighted by distance^-3"
+    x, S = torch.cat([x*at, at], 1).float(), x.shape[-1]
+    d = torch.arange(2*S, device=x.device)
+    d = torch.minimum(d, 2*S - d).float().square() # there and back: the picture, with as much room again, is a ring to Fourier
+    weight = torch.fft.rfft2((d + d[:, None] + .25)**-1.5)
+    sums = torch.fft.irfft2(torch.fft.rfft2(x, s=(2*S, 2*S))*weight, s=(2*S, 2*S))[..., :S, :S]
+    return sums[:, :-1]/sums[:, -1:].clamp(min=1e-4)
+
 # %% ../nbs/32_models.ipynb #12dcca5c
 class Finder(nn.Module):
     "The five landmarks of a face: eyes, nose, corners of the mouth"
@@ -160,7 +182,7 @@ class Encoder(nn.Module):
     "E: what fills the region in a picture, as a small map. code_B = E(B, M)"
     def __init__(self, c:Config):
         super().__init__()
-        self.relative, n = c.e_relative, halvings(c.size, c.code_size)
+        self.relative, self.fills, n = c.e_relative, c.fills, halvings(c.size, c.code_size)
         self.find = Finder(c) if c.e_aligns else None # landmarks of a picture, as fractions
         self.down = chain(4, (*widths(c.e_width, n-1, 4), c.code_channels), c.norm, bare=not c.e_depth)
         self.deep = nn.Sequential(*(Residual(c.code_channels, c.norm) for _ in range(c.e_depth)))
@@ -170,7 +192,7 @@ class Encoder(nn.Module):
         B:torch.Tensor, # (N,3,S,S) in [-1,1]
         M:torch.Tensor, # (N,1,S,S) of 0/1: E sees nothing outside
     )->torch.Tensor: # (N,code_channels,code_size,code_size)
-        x = torch.cat([relative(B, M) if self.relative else B*M, M], 1)
+        x = torch.cat([(B - spread(B, rim(M)))*M if self.fills else relative(B, M) if self.relative else B*M, M], 1)
         for layer in self.down: x = layer(x)
         return self.deep(x)
 
@@ -179,18 +201,18 @@ class GeneratorEncoder(nn.Module):
     "G_enc: what is left of A. Z_A = G_enc(A_tilde)"
     def __init__(self, c:Config):
         super().__init__()
-        self.sees_M, self.skips = c.g_sees_M, c.skips
+        self.sees_M, self.skips, self.fills = c.g_sees_M, c.skips, c.fills
         self.down = chain(4 if c.g_sees_M else 3, widths(c.g_width, halvings(c.size, 4), 8), c.norm)
 
     def forward(self,
         A_tilde:torch.Tensor, # (N,3,S,S) A*(1-M)
         M:torch.Tensor, # (N,1,S,S)
-    )->tuple: # (map (N,c,4,4), skips): the skips are the maps of 8x8, 16x16 ... pixels, a tuple, empty without skips
+    )->tuple: # (map (N,c,4,4), skips, A_tilde with its hole filled, or None): the skips are the maps of 8x8, 16x16 ... pixels, a tuple, empty without skips
         x, maps = torch.cat([A_tilde, M], 1) if self.sees_M else A_tilde, []
         for layer in self.down:
             x = layer(x)
             maps.append(x)
-        return x, tuple(maps[-2::-1]) if self.skips else ()
+        return x, tuple(maps[-2::-1]) if self.skips else (), A_tilde + M*spread(A_tilde, rim(1 - M)) if self.fills else None
 
 # %% ../nbs/32_models.ipynb #78e15463
 class GeneratorDecoder(nn.Module):
@@ -208,14 +230,15 @@ class GeneratorDecoder(nn.Module):
             for conv in self.up[-1].convs: conv.weight *= .1 # starts near mid-grey, where tanh is steep
 
     def forward(self,
-        Z_A:tuple, # (map, skips) from G_enc, of N pictures
+        Z_A:tuple, # (map, skips, filled) from G_enc, of N pictures
         code:torch.Tensor, # (N,c,h,w) from E; or more than N: code N + i then goes with picture i
     )->torch.Tensor: # (N,3,S,S) in [-1,1]
-        x, skips = Z_A
+        x, skips, filled = Z_A
         for i, layer in enumerate(self.up):
             xs = x, *(skips[i-1:i] if i else ()), *([code] if i==self.code_at else [])
             if i==self.code_at and len(self.deep): xs = self.deep(self.join(*xs)),
             x = layer(*xs)
+        if filled is not None: x = x.float() + torch.atanh(.97*filled.clamp(-1, 1)).repeat(-(-len(x)//len(filled)), 1, 1, 1)[:len(x)] # as `added` does
         return torch.tanh(x.float())
 
 # %% ../nbs/32_models.ipynb #29f3b427
@@ -432,6 +455,17 @@ def vary(
     "What E may see in place of A in the reconstruction pass: other light, a little moved, somebody else towards the sides"
     A, B = (vary_light(vary_pose(x, M, generator, amount), generator, amount) for x in (A, B))
     return vary_sides(A, B, M, generator, amount)
+
+# %% ../nbs/32_models.ipynb #24eab636
+def vary_slightly(
+    A, B, M, generator, # as for `vary`
+    amount:float=.3, # of other light
+    often:float=.25, # share of pictures with somebody else towards the sides
+)->torch.Tensor: # (N,3,S,S) in [-1,1]
+    "What E may see in place of A where A is a photograph: slightly other light; now and then somebody else towards the sides"
+    A, B = (vary_light(x, generator, amount) for x in (A, B))
+    some = torch.rand(len(A), 1, 1, 1, generator=generator).to(A) < often
+    return torch.where(some, vary_sides(A, B, M, generator), A)
 
 # %% ../nbs/32_models.ipynb #fa64d8d6
 FORMAT = 'ebgan_nb weights 1'
