@@ -591,7 +591,7 @@ def _button(text, tip, press, **kwargs):
 def _controls(self:Studio):
     "Everything that can be pressed, moved or switched"
     self.regions = {r: W.ToggleButton(description=r, tooltip=f'Fill in the {r}') for r in self.editor.regions}
-    self.own, self.part = W.ToggleButton(description='an exemplar for each part', tooltip='Choose another exemplar for each part that is pressed'), W.ToggleButtons(tooltips=[])
+    self.own, self.part = W.ToggleButton(description='an exemplar for each part', tooltip='Choose another exemplar for each part that is pressed'), W.ToggleButtons(description='press the exemplar of', style=dict(description_width='initial'))
     self.strength = W.FloatSlider(1., min=0, max=1, step=.05, description='strength', readout_format='.2f', tooltip="0: the source's own code, 1: the exemplar's")
     self.soft = W.IntSlider(0, min=0, max=16, step=2, description='soft edge', tooltip='Pixels over which the edit fades into the source')
     self.take = {a: W.Checkbox(True, description=a.replace('_', ' '), indent=False, tooltip='Take it from the exemplar?') for a in self.editor.attributes}
@@ -608,7 +608,7 @@ def _controls(self:Studio):
     self.redo_button = _button('Redo', 'One step forward again', lambda: self.go(self.history.at + 1), icon='repeat')
     self.save_button = _button('Save PNG', 'Hand the picture over, with a note that it is edited', self.hand_over, icon='download')
     self.new_button = _button('New faces', 'Draw other people', self.draw_faces, icon='refresh')
-    self.folder = W.Text(placeholder='a folder, such as ~/Pictures', continuous_update=False) if self.disk else None
+    self.folder = W.Text(placeholder='a folder: ~/Pictures', tooltip='The path of a folder on this machine; Enter shows its pictures', continuous_update=False) if self.disk else None
     if self.folder: self.folder.observe(lambda _: self.open_folder(), 'value')
     self.film = [Thumb(functools.partial(self._film, k)) for k in range(10)]
     self.thumbs = {} # {name: (Thumb among the sources, Thumb among the exemplars)}
@@ -876,6 +876,7 @@ def _write(self:Studio, w):
     if w.parts: self.own.value = True
     pressed = [r for r in REGIONS if r in w.regions]
     if list(self.part.options)!=pressed: self.part.options = pressed
+    if self.own.value and pressed and not self.part.value: self.part.value = pressed[0]
     self.part.layout.display = None if self.own.value and pressed else 'none'
     self.strength.value, self.soft.value, self.others.value = w.strength, w.soft, w.others
     labels = dict(w.labels)
