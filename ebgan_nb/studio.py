@@ -722,8 +722,10 @@ def upload(self:Studio,
     except Exception as e: said = sentence(e), 'wrong'
     self.told.append(said)
     if more: return
-    told, self.told = [s for s in self.told if s[0]], []
-    if told: self.say(' '.join(t if t.endswith('.') else f'{t}.' for t, _ in told), max(kind for _, kind in told))
+    told, self.told, always = self.told, [], self.remark()
+    if not any(t for t, _ in told): return # `show` has said all there is to say
+    if always[1] and any(kind=='note' for _, kind in told): told.append(always)
+    self.say(' '.join(t if t.endswith('.') else f'{t}.' for t, _ in told if t), max(kind for _, kind in told))
 
 @patch
 def _receive(self:Studio, name, data):
