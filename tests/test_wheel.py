@@ -50,6 +50,11 @@ def test_the_repository_is_out_of_reach(colab, tmp_path):
     failing = 'import importlib.util as u\ntry: u.find_spec("nbdev")\nexcept ModuleNotFoundError: print("absent")'
     assert tool(sys.executable, '-c', failing, cwd=tmp_path, **colab).stdout=='absent\n'
 
+def test_studio_brings_its_scripts_and_styles(colab, tmp_path):
+    code = """from ebgan_nb.studio import Studio; s = Studio(n=3)
+print(s.said); print(*['export default' in w._esm for w in (s.painter, s.upload_box, s.pins)], '.eb-stack' in s.page.children[0].value)"""
+    assert tool(sys.executable, '-c', code, cwd=tmp_path, **colab).stdout=='Filled in: mouth of drawn 2026-1.\nTrue True True True\n'
+
 @pytest.mark.parametrize('lesson', lessons())
 def test_lesson_runs_from_the_wheel(lesson, colab, tmp_path):
     nb = nbformat.read(ROOT/lesson, as_version=4)
