@@ -86,7 +86,7 @@ def config(
     "The configuration of a preset"
     named = {'course': {},
         'paper': dict(g_width=48, e_depth=0, g_depth=0, code_channels=64, skips=False, e_aligns=False, e_relative=False, g_sees_M=False, d_sees_M=False, d_patches=False, d_norm='none'),
-        'photographs': dict(code_size=16, code_channels=32, e_aligns=False, fills=True)}[nearest(preset, PRESETS, 'preset')]
+        'photographs': dict(e_width=64, e_depth=0, g_depth=2, code_size=16, code_channels=32, e_aligns=False, fills=True)}[nearest(preset, PRESETS, 'preset')]
     for name in kwargs: nearest(name, [f.name for f in fields(Config)], 'config value')
     kwargs |= {k: tuple(v) for k, v in kwargs.items() if k=='attributes' and isinstance(v, list)} # as JSON has it
     n, (k, free) = len(kwargs.get('attributes', ())), (8, 0) if preset=='paper' else (4, 8)
@@ -459,13 +459,10 @@ def vary(
 # %% ../nbs/32_models.ipynb #24eab636
 def vary_slightly(
     A, B, M, generator, # as for `vary`
-    amount:float=.3, # of other light
-    often:float=.25, # share of pictures with somebody else towards the sides
+    amount:float=.15, # of other light
 )->torch.Tensor: # (N,3,S,S) in [-1,1]
-    "What E may see in place of A where A is a photograph: slightly other light; now and then somebody else towards the sides"
-    A, B = (vary_light(x, generator, amount) for x in (A, B))
-    some = torch.rand(len(A), 1, 1, 1, generator=generator).to(A) < often
-    return torch.where(some, vary_sides(A, B, M, generator), A)
+    "What E may see in place of A where A is a photograph: slightly other light"
+    return vary_light(A, generator, amount)
 
 # %% ../nbs/32_models.ipynb #fa64d8d6
 FORMAT = 'ebgan_nb weights 1'
