@@ -15,7 +15,7 @@ for name in ('studio', 'dev'): extras[name] += extras['eval']
 
 setup(
     name=lib, version=cfg['version'], description=cfg['description'], author=cfg['author'], url=cfg['git_url'],
-    license=cfg['license'], license_files=['LICENSE', 'NOTICE'], keywords=cfg['keywords'].split(),
+    license=cfg['license'], license_files=['LICENSE', 'NOTICE', 'ebgan_nb/assets/celeba-LICENSE.txt'], keywords=cfg['keywords'].split(),
     classifiers=[f"Development Status :: {cfg['status']}", f"Intended Audience :: {cfg['audience']}",
                  f"Natural Language :: {cfg['language']}", 'Programming Language :: Python :: 3'],
     long_description=readme.read_text(encoding='utf-8') if readme.exists() else cfg['description'],
