@@ -536,7 +536,8 @@ class Keep(Callback):
     def __init__(self, folder, settings): self.folder, self.settings = Path(folder), settings
     def save(self):
         save_checkpoint(self.learn, self.folder/'checkpoint.safetensors')
-        info = dict(dataclasses.asdict(self.settings), batch=self.learn.adversarial.k, regions_template=self.dls.template, source=self.dls.source_info, machine=machine(self.learn))
+        s = self.settings # weights travel: names of files, not where they lay
+        info = dict(dataclasses.asdict(s), data=self.dls.source_info['data'], init=s.init and Path(s.init).name, batch=self.learn.adversarial.k, regions_template=self.dls.template, source=self.dls.source_info, machine=machine(self.learn))
         save_weights(self.folder/'weights.safetensors', self.learn.averaged.average.module, info)
         self.saved = self.learn.adversarial.k
     def before_fit(self): self.saved = None
