@@ -966,7 +966,7 @@ def _turned(self:Studio):
     if not self.busy: self.show()
 
 # %% ../nbs/71_studio.ipynb #0119c239
-DRAWN_ONLY = 'These weights know drawn faces only: an edit of a photograph will look painted, and wrong in places.'
+DRAWN_ONLY = "These weights know drawn faces only: an edit of a photograph will look painted, and wrong in places. Studio(weights='celeba') knows photographs."
 
 @patch
 def remark(self:Studio)->tuple: # (text, kind)
