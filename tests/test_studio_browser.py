@@ -195,7 +195,8 @@ def test_studio(studio, tmp_path):
     upload.set_input_files(dict(name='large.png', mimeType='image/png', buffer=bytes(21 << 20)))
     s.says('larger than 20 MB')
     s.changes(upload.set_input_files, dict(name='mine.png', mimeType='image/png', buffer=png(image)))
-    s.says('drawn faces only')
+    s.says('of mine.png')
+    assert page.locator('.eb-weights').inner_text()=='Weights used: faces-att' # drawn, though it was uploaded
 
     # a face in a larger picture: found, and put right by hand
     scene = Image.new('RGB', (600, 400), (150, 140, 130))
