@@ -441,16 +441,16 @@ def edit(
     keep:float=None, # the source stays where the exemplar changes less than this (0..1); 0: the paper's edit, all of the region redrawn; None: as fits the weights
 ): # PIL image, of the source's size and mode; bit-identical to the source outside the mask
     "The source, its region filled in after the exemplar"
-    strength, soft, _ = checked_amounts(strength, soft, 0. if keep is None else keep)
     y, edits = picture(source, 'source'), steps(exemplar, region, mask, exemplar_points)
     asked, self = self, self.for_picture(y, source_points, attributes is not None or labels is not None)
+    strength, soft, keep = checked_amounts(strength, soft, self.keep if keep is None else keep)
     source_points = asked.points_in(y, source_points, self.template)
     several = isinstance(exemplar, dict)
     names = by_region(attributes, exemplar, 'attributes') if several else {region: attributes}
     known = by_region(labels, exemplar, 'labels') if several else {region: labels}
     choices = {k: chosen(self, names[k], known[k], others) for k in names}
     for name, B, points in edits:
-        y = fill(self, y, B, name, mask, strength, soft, source_points, asked.points_in(B, points, self.template), self.keep if keep is None else float(keep), choices[name])
+        y = fill(self, y, B, name, mask, strength, soft, source_points, asked.points_in(B, points, self.template), keep, choices[name])
     return y
 
 # %% ../nbs/70_editing.ipynb #1c5c5e31
@@ -460,9 +460,9 @@ def read(
     points=None, # (5, 2) landmarks in pixels; None: aligned by convention
 )->dict: # {attribute: how sure the classifier is, 0..1}
     "The attributes that the model's classifier C sees in a face. For Att-EBGAN"
-    asked, self = self, self.for_picture(picture(image), points, True)
-    if not self.attributes: raise WrongInput('read: these are weights of EBGAN, which has no classifier: load weights of Att-EBGAN, such as faces-att')
     image = picture(image)
+    asked, self = self, self.for_picture(image, points, True)
+    if not self.attributes: raise WrongInput('read: these are weights of EBGAN, which has no classifier: load weights of Att-EBGAN, such as faces-att')
     T, S = align(image.size, asked.points_in(image, points, self.template), self.template, self.size)[1], self.size
     with torch.inference_mode(): p = self.model.C(to_unit(warp(image.convert('RGB'), T, (0, 0, S, S))).to(self.device)).sigmoid()[0]
     return dict(zip(self.attributes, p.tolist()))
