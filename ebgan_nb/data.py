@@ -37,7 +37,7 @@ from fastprogress.fastprogress import progress_bar
 from PIL import Image
 
 from .attributes import CELEBA, REGIONS, check_attributes, label_names, parse_region
-from .core import RunFailed, WrongInput, best_device, data_home, generator, grid, nearest, quick, to_unit
+from .core import RunFailed, WrongInput, best_device, data_home, generator, grid, nearest, per_picture, quick, to_unit
 from .masks import TEMPLATE, erase, labels_that_count, region_mask, template_points, training_masks
 
 # %% ../nbs/20_data.ipynb #6fddafe7
@@ -490,24 +490,31 @@ def members(
 
 # %% ../nbs/20_data.ipynb #382c4f2d
 def _chosen(dl, k):
-    "What chance decides of batch k: pictures, where their crops begin, who is mirrored, the permutation that makes B, and the generator for what is left"
-    g = generator(dl.seed, 'batch', k)
-    i = dl.idxs[members(len(dl.idxs), dl.bs, dl.seed, k)]
-    dx, dy = dl.pictures.margin + torch.randint(-dl.shift, dl.shift + 1, (2, len(i)), generator=g)
-    flip, perm = torch.rand(len(i), generator=g) < .5, torch.randperm(len(i), generator=g)
-    return i, dx, dy, flip, perm, g
+    "What chance decides of batch k: pictures, where their crops begin, who is mirrored, which of them are B, and the generator for what is left"
+    (rank, world), n = dl.part, dl.bs*dl.part[1]
+    g = generator(dl.seed, 'batch', k, part=dl.part)
+    i = torch.from_numpy(dl.idxs[members(len(dl.idxs), n, dl.seed, k)])
+    dx, dy = dl.pictures.margin + torch.randint(-dl.shift, dl.shift + 1, (2, n), generator=g)
+    flip, perm = torch.rand(n, generator=g) < .5, torch.randperm(n, generator=g)
+    mine = torch.arange(rank, n, world)
+    held, exemplars = (mine, perm) if world==1 else (torch.cat([mine, perm[mine]]), torch.arange(dl.bs, 2*dl.bs)) # somebody else may hold A's exemplar
+    return i[held], dx[held], dy[held], flip[held], exemplars, g
+
+def _onto(device, *tensors):
+    "To the device; from pinned memory a GPU fetches them while it calculates"
+    pin = lambda t: t.pin_memory() if torch.device(device).type=='cuda' and t.device.type=='cpu' else t
+    return [pin(t).to(device, non_blocking=True) for t in tensors]
 
 def _train_batch(dl, k):
-    "A (uint8), M, y_A and the permutation that makes B"
-    p, (i, dx, dy, flip, perm, g) = dl.pictures, _chosen(dl, k)
-    x, points, dx, dy, flip = (t.to(dl.device) for t in (p.pixels(i), p.points(i), dx, dy, flip))
-    x, points = gather(x, points, p.size, dx, dy, flip)
-    return x, training_masks(points, p.size, g, dl.regions), p.labels[i], perm
+    "Pictures (uint8), M of the first of them, labels, and which of them are B"
+    p, (i, dx, dy, flip, exemplars, g) = dl.pictures, _chosen(dl, k)
+    x, points = gather(*_onto(dl.device, p.pixels(i), p.points(i)), p.size, *_onto(dl.device, dx, dy, flip))
+    return x, training_masks(points[:dl.bs], p.size, g, dl.regions), p.labels[i], exemplars
 
 def _in_turn(dl, k): return range(k*dl.bs, min((k + 1)*dl.bs, len(dl.idxs)))
 
 def _valid_batch(dl, k):
-    "A (uint8), M, y_A and the permutation that makes B: nothing random"
+    "Pictures (uint8), M, labels, and which of them are B: nothing random"
     p, at = dl.pictures, _in_turn(dl, k)
     i, regions = dl.idxs[at.start:at.stop], dl.regions or REGIONS
     x, points = p.framed(i)
@@ -530,8 +537,9 @@ class EditBatches(DataLoader):
         n_batches:int=None, # batches a round; None: once through the pictures
         shift:int=None, # largest random shift, pixels; None: half the margin, 1/32 of the size
         device=None,
+        part=(0, 1), # several processes train together: the number of this one, and how many; a batch has `bs` faces in each
     ):
-        self.pictures, self.idxs, self.seed, self.train, self.regions = pictures, np.asarray(idxs), seed, train, regions
+        self.pictures, self.idxs, self.seed, self.train, self.regions, self.part = pictures, np.asarray(idxs), seed, train, regions, part
         self.attributes = list(attributes or pictures.attributes)
         self.columns = [pictures.attributes.index(a) for a in self.attributes]
         self.start, self.n_batches = 0, n_batches or -(-len(self.idxs)//bs)
@@ -550,10 +558,10 @@ def batch(self:EditBatches,
     k:int, # its number, from 0
 ): # A, B, M, y_A, y_B
     "Batch k, on the loader's device"
-    x, M, y, perm = (_train_batch if self.train else _valid_batch)(self, k)
-    x, M, y, perm = (t.to(self.device) for t in (x, M, y[:, self.columns].float(), perm))
-    A = to_unit(x)
-    return A, A[perm], M, y, y[perm]
+    x, M, y, exemplars = (_train_batch if self.train else _valid_batch)(self, k)
+    x, M, y, exemplars = _onto(self.device, x, M, y[:, self.columns].float(), exemplars)
+    n, x = len(M), to_unit(x)
+    return x[:n], x[exemplars], M, y[:n], y[exemplars]
 
 @patch
 def landmarks(self:EditBatches,
@@ -562,7 +570,7 @@ def landmarks(self:EditBatches,
     "Where the faces of batch k lie, for a network that learns to find them"
     p = self.pictures
     if not self.train: return (p.points(self.idxs[list(_in_turn(self, k))]) - p.margin).to(self.device)
-    i, dx, dy, flip, *_ = _chosen(self, k)
+    i, dx, dy, flip = (t[:self.bs] for t in _chosen(self, k)[:4])
     return moved(p.points(i), p.size, dx, dy, flip).to(self.device)
 
 @patch
@@ -617,7 +625,7 @@ def fewest_differences(
 )->torch.Tensor: # (n,c): differences, and less than 1 for chance
     "In how many labels that count does each candidate differ?"
     wy = counts*y
-    return wy.sum(1, keepdim=True) + (counts - 2*wy) @ others.T + .9*torch.rand(len(y), len(others), generator=generator).to(y)
+    return wy.sum(1, keepdim=True) + (counts - 2*wy) @ others.T + .9*per_picture(torch.rand, len(y), len(others), generator=generator).to(y)
 
 # %% ../nbs/20_data.ipynb #29e31b05
 @patch
@@ -627,13 +635,13 @@ def twins(self:EditBatches,
     pool:int=4096, # candidates
 ): # (n,3,S,S) in [-1,1], and bool (n,): False where M covers no region
     "For each face of batch k another one with the same labels where M lies; mirrored or not"
-    p, i, g = self.pictures, _chosen(self, k)[0], generator(self.seed, 'twins', k)
+    p, i, g = self.pictures, _chosen(self, k)[0][:self.bs], generator(self.seed, 'twins', k, part=self.part)
     counts = labels_that_count(M, self.landmarks(k), p.attributes).cpu()
     others = self.idxs[torch.randint(len(self.idxs), (pool,), generator=g).numpy()]
     differ = fewest_differences(p.labels[i].float(), counts, p.labels[others].float(), g)
-    differ[torch.from_numpy(i[:, None]==others[None])] = torch.inf        # nobody is his own twin
+    differ[i[:, None]==torch.from_numpy(others)] = torch.inf        # nobody is his own twin
     j, at = others[differ.argmin(1).numpy()], torch.full((len(i),), p.margin)
-    x, _ = gather(p.pixels(j), p.points(j), p.size, at, at, torch.rand(len(i), generator=g) < .5)
+    x, _ = gather(p.pixels(j), p.points(j), p.size, at, at, per_picture(torch.rand, len(i), generator=g) < .5)
     return to_unit(x.to(self.device)), counts.any(1).to(self.device)
 
 # %% ../nbs/20_data.ipynb #79addf4e
@@ -664,6 +672,7 @@ def dataloaders(
     valid:int=512, # at most so many validation pictures
     shift:int=None, # largest random shift, pixels; None: 1/32 of the size
     balance:bool=False, # see training pictures with rare labels more often
+    part=(0, 1), # of several processes: the number of this one, and how many; see `processes`
 )->DataLoaders:
     "Training and validation batches for fastai's `Learner`"
     for name, v in dict(bs=bs, n=n or 2, valid=valid).items():
@@ -672,11 +681,11 @@ def dataloaders(
     p = cached(open_source(data, skip_bad, n), size, crop)
     attributes = check_attributes(attributes, known=p.attributes) if attributes else p.attributes
     idxs = dict(train=p.split('train')[:n], valid=p.split('valid')[:valid])
-    for part, i in idxs.items():
-        if len(i) < 2: raise WrongInput(f'{data}: {len(i)} readable pictures for {part}, at least 2 are needed (see list_eval_partition)')
+    for name, i in idxs.items():
+        if len(i) < 2: raise WrongInput(f'{data}: {len(i)} readable pictures for {name}, at least 2 are needed (see list_eval_partition)')
     turns = balanced(idxs['train'], p.labels[idxs['train']]) if balance else idxs['train']
     make = partial(EditBatches, p, bs=bs, seed=seed, attributes=attributes, regions=regions)
-    dls = DataLoaders(make(turns, n_batches=round, shift=shift), make(idxs['valid'], train=False), device=torch.device(device or best_device()))
+    dls = DataLoaders(make(turns, n_batches=round, shift=shift, part=part), make(idxs['valid'], train=False), device=torch.device(device or best_device()))
     dls.attributes, dls.size, dls.template, dls.source_info = attributes, size, p.template, _source_info(data, p, idxs)
     return dls
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from .core import WrongInput, nearest
+from .core import WrongInput, nearest, per_picture
 from .masks import COVERED
 
 # %% ../nbs/31_labels.ipynb #5b77b540
@@ -65,7 +65,7 @@ def dropped(
     p:float=.2, # of a label that is 1 to become 0
 )->torch.Tensor: # (N,n)
     "Labels, some of them switched off"
-    return y*(torch.rand(y.shape, generator=generator).to(y) >= p)
+    return y*(per_picture(torch.rand, *y.shape, generator=generator).to(y) >= p)
 
 # %% ../nbs/31_labels.ipynb #c9b0227c
 TOUCHED = .02 # from this share of an attribute's home on, M touches it

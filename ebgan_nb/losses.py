@@ -127,6 +127,7 @@ def generator_loss(
     seen:torch.Tensor=None, # (K,n) C's logits for y; None: there is no C (Eq. 10)
     y:torch.Tensor=None, # (K,n) of 0/1: what C should see
     judged:torch.Tensor=None, # (K,n) of 0/1: labels that count
+    fair:dict={}, # {name: factor}, where several processes train: what this one's mean counts for
 )->tuple: # (a number to minimise, {name: term before weighting})
     "Eq. 10, and with a classifier Eq. 7: what E and G minimise"
     terms = dict(rec=reconstruction_loss(A, A_a), rec_in_M=reconstruction_loss(A, A_a, M, weights.square),
@@ -135,7 +136,7 @@ def generator_loss(
                  find=torch.zeros(()) if P is None else landmark_loss(P, true))
     if seen is not None: terms['cls_g'] = classification_loss(seen, y, judged, weights.cls_mean)
     w = dict(rec=weights.rec, rec_in_M=weights.rec_in_M, cyc=weights.cyc, adv_g=weights.adv, code=weights.code, find=weights.find, cls_g=weights.cls)
-    return sum(w[k]*t for k, t in terms.items() if w[k]), {k: t.detach() for k, t in terms.items()}
+    return sum(w[k]*fair.get(k, 1)*t for k, t in terms.items() if w[k]), {k: t.detach() for k, t in terms.items()}
 
 # %% ../nbs/40_losses.ipynb #227c55d5
 def discriminator_loss(

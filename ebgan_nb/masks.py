@@ -9,9 +9,12 @@ __all__ = ['TEMPLATE', 'SHAPES', 'SLACK', 'COVERED', 'TRAINED', 'template_points
 
 # %% ../nbs/12_masks.ipynb #5fe174dc
 import math
+from functools import partial
+
 import torch
 import torch.nn.functional as F
-from .core import WrongInput, nearest
+
+from .core import WrongInput, nearest, per_picture
 from .attributes import HOME, REGIONS, parse_region
 
 # %% ../nbs/12_masks.ipynb #b6045780
@@ -156,7 +159,7 @@ def strokes(
     V:int=4, # points a stroke
 ): # points (n,K,V,2) and half widths (n,K), as fractions of the picture
     "Random brush strokes"
-    u = lambda *s, lo=0., hi=1.: lo + (hi - lo)*torch.rand(*s, generator=generator)
+    u = lambda *s, lo=0., hi=1.: lo + (hi - lo)*per_picture(torch.rand, *s, generator=generator)
     start = u(n, K, 1, 2, lo=.2, hi=.8)
     angle = u(n, K, 1, hi=2*math.pi) + u(n, K, V-1, lo=-1.2, hi=1.2).cumsum(-1)
     step = u(n, K, V-1, 1, lo=.08, hi=.28)*torch.stack([angle.cos(), angle.sin()], -1)
@@ -170,12 +173,13 @@ def free_form(
     size, # pixels: the side of a square picture, or (H, W)
     generator:torch.Generator, # on the CPU
     device='cpu', # where the masks are wanted
+    only=slice(None), # numbers of those that are wanted; all are drawn by chance, these are painted
 )->torch.Tensor: # float (n,1,H,W) of 0 and 1
     "M: 1 within the half width of a few random brush strokes"
-    points, r = (t.to(device) for t in strokes(n, generator))
+    points, r = (t[only].to(device) for t in strokes(n, generator))
     i, j = ((torch.arange(s, device=device) + .5)/s for s in _hw(size))
     x, y, r = j[None, None, None, :], i[None, None, :, None], r[:, :, None, None]
-    M = torch.zeros(n, len(i), len(j), dtype=torch.bool, device=device)
+    M = torch.zeros(len(points), len(i), len(j), dtype=torch.bool, device=device)
     for a, b in zip(points.unbind(2)[:-1], points.unbind(2)[1:]):
         (ax, ay), (dx, dy) = (q[..., None, None].unbind(2) for q in (a, b - a))
         t = (((x - ax)*dx + (y - ay)*dy)/(dx*dx + dy*dy + 1e-9)).clamp(0, 1)
@@ -188,7 +192,7 @@ TRAINED = ('mouth', 'mouth', 'eyes', 'eyes', 'brows', 'nose', 'face', 'face',
 
 def _jittered(shape, n, generator, device):
     "A row of `SHAPES` with centres and half axes that differ a little from face to face"
-    u = lambda lo, hi: (lo + (hi - lo)*torch.rand(n, 1, 1, generator=generator)).to(device)
+    u = lambda lo, hi: (lo + (hi - lo)*per_picture(torch.rand, n, 1, 1, generator=generator)).to(device)
     cx, cy, a, b, p, t = shape
     return cx + u(-.06, .06), cy + u(-.06, .06), a + u(-.04, .16), b + u(-.04, .16), p, t
 
@@ -202,12 +206,12 @@ def training_masks(
 )->torch.Tensor: # float (N,1,H,W) of 0 and 1
     "M for each face: a random region, slightly moved and stretched, or brush strokes"
     regions, n, device = [parse_region(r) for r in regions or TRAINED], len(landmarks), landmarks.device
-    pick = torch.randint(len(regions), (n,), generator=generator)
-    pick[torch.rand(n, generator=generator) < free] = -1
+    pick = per_picture(partial(torch.randint, len(regions)), n, generator=generator)
+    pick[per_picture(torch.rand, n, generator=generator) < free] = -1
     rest = (pick < 0).nonzero()[:, 0].to(device)
     x, y = face_coordinates(landmarks, size)
     M = torch.zeros(x.shape, dtype=torch.bool, device=device)
-    M[rest] = free_form(len(rest), size, generator, device)[:, 0].bool()
+    M[rest] = free_form(n, size, generator, device, only=rest.cpu())[:, 0].bool()
     for name in REGIONS:
         shape = _jittered(SHAPES[name], n, generator, device)
         has = [k for k, p in enumerate(pick.tolist()) if p >= 0 and name in regions[p]]

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from .blocks import NORMS, Down, Join, Residual, Up, init_
 from .attributes import check_attributes
-from .core import RunFailed, WrongInput, asset, nearest, written
+from .core import RunFailed, WrongInput, asset, nearest, per_picture, written
 from .labels import composed, filtered
 from .masks import labels_that_count, template_points
 
@@ -383,7 +383,7 @@ def vary_light(
 )->torch.Tensor: # (N,3,H,W) in [-1,1]
     "A in other light: brightness, colour, a shading that is quadratic over the picture, and contrast, drawn for each picture"
     N, _, H, W = A.shape
-    u = amount * (2*torch.rand(N, 10, 1, 1, generator=generator).to(A) - 1)
+    u = amount * (2*per_picture(torch.rand, N, 10, 1, 1, generator=generator).to(A) - 1)
     y, x = torch.linspace(-1, 1, H).to(A)[:, None], torch.linspace(-1, 1, W).to(A)
     q = .4*u[:, :1] + .2*u[:, 1:4] + .4*u[:, 4:5]*y + .4*u[:, 5:6]*x + .3*(u[:, 6:7]*x*x + u[:, 7:8]*y*y + u[:, 8:9]*x*y)
     return (((A+1)/2).clamp(0, 1)**torch.exp(.3*u[:, 9:]) * torch.exp(q)).clamp(0, 1)*2 - 1
@@ -407,7 +407,7 @@ def vary_pose(
     amount:float=1., # 0 = leave A as it is
 )->torch.Tensor: # (N,3,H,W)
     "A moved a little: turned by 1.4 degrees, scaled by 1.6%, shifted by .6% of the width at most; three in ten mirrored where M is symmetric"
-    u = 2*torch.rand(len(A), 5, generator=generator).to(A) - 1
+    u = 2*per_picture(torch.rand, len(A), 5, generator=generator).to(A) - 1
     turn, scale, shift = amount*.024*u[:, 0], torch.exp(amount*.016*u[:, 1]), amount*.012*u[:, 2:4]
     at = F.affine_grid(torch.eye(2, 3).to(A).expand(len(A), 2, 3), A.shape, align_corners=False) # (N,H,W,2): where each pixel lies
     mid = (M[:, 0, :, :, None]*at).sum((1, 2)) / M.sum((1, 2, 3))[:, None].clamp(min=1)
@@ -438,7 +438,7 @@ def vary_sides(
     amount:float=1., # 0 = leave A as it is
 )->torch.Tensor: # (N,3,S,S)
     "A in the middle of M; beyond a line on each side, up to 35% of M deep, B half of the time. Regions that would lose half stay as they are"
-    u = torch.rand(len(A), 2, 2, 3, generator=generator).to(A)
+    u = per_picture(torch.rand, len(A), 2, 2, 3, generator=generator).to(A)
     u[..., 0] *= .35*amount
     other = (_beyond(M, 1, u[:, 0]) | _beyond(M, 2, u[:, 1]))[:, None]
     lost = (other*M).sum((1, 2, 3), keepdim=True) > M.sum((1, 2, 3), keepdim=True)/2
