@@ -334,6 +334,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ebgan_nb.losses.reconstruction_loss': ('losses.html#reconstruction_loss', 'ebgan_nb/losses.py')},
             'ebgan_nb.masks': { 'ebgan_nb.masks._hw': ('masks.html#_hw', 'ebgan_nb/masks.py'),
                                 'ebgan_nb.masks._jittered': ('masks.html#_jittered', 'ebgan_nb/masks.py'),
+                                'ebgan_nb.masks._power': ('masks.html#_power', 'ebgan_nb/masks.py'),
                                 'ebgan_nb.masks.coverage': ('masks.html#coverage', 'ebgan_nb/masks.py'),
                                 'ebgan_nb.masks.erase': ('masks.html#erase', 'ebgan_nb/masks.py'),
                                 'ebgan_nb.masks.face_coordinates': ('masks.html#face_coordinates', 'ebgan_nb/masks.py'),

@@ -110,7 +110,7 @@ def to_unit(
         if len(sizes)!=1: raise WrongInput(f'pictures of one size are needed, not {sizes}: resize them first')
         x = torch.cat([_bytes_of(im) for im in images])
     if x.dtype!=torch.uint8: raise WrongInput(f'to_unit wants bytes (uint8), not {x.dtype}: the picture may be in [-1,1] already')
-    return (x[None] if x.ndim==3 else x).float() / 127.5 - 1
+    return (x[None] if x.ndim==3 else x).float().div_(127.5).sub_(1) # in place: fresh memory costs more than the division
 
 # %% ../nbs/00_core.ipynb #e98bc79e
 def to_uint8(

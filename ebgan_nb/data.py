@@ -471,8 +471,10 @@ def gather(
     flip:torch.Tensor, # bool (n,): mirror left and right
 ): # uint8 (n,3,S,S) and its landmarks
     "Crop and mirror each picture of a batch, and its landmarks with it"
-    x = x.unfold(2, size, 1).unfold(3, size, 1)[torch.arange(len(x), device=x.device), :, dy, dx]
-    return torch.where(flip[:, None, None, None], x.flip(-1), x), moved(points, size, dx, dy, flip)
+    j, (n, _, _, side) = torch.arange(size, device=x.device), x.shape
+    rows, columns = dy[:, None] + j, dx[:, None] + torch.where(flip[:, None], size - 1 - j, j)
+    at = (rows[:, :, None]*side + columns[:, None]).view(n, 1, -1).expand(n, 3, -1) # which pixels: crop and mirror in one go
+    return x.flatten(2).gather(2, at).view(n, 3, size, size), moved(points, size, dx, dy, flip)
 
 # %% ../nbs/20_data.ipynb #f26df96d
 @lru_cache(8)

@@ -61,6 +61,13 @@ SHAPES = {   # cx    cy     a     b    p     t
 }
 
 # %% ../nbs/12_masks.ipynb #5f4ebc83
+def _power(z, p):
+    "|z|^p for a whole p of at least 2, much faster than pow"
+    square = z.square()
+    power = square.clone() if p > 3 else square
+    for _ in range(p//2 - 1): power.mul_(square)
+    return power.mul_(z.abs()) if p % 2 else power
+
 def inside(
     x, # face coordinate along the eyes, (N,H,W)
     y, # face coordinate towards the mouth, (N,H,W)
@@ -68,10 +75,9 @@ def inside(
 )->torch.Tensor: # bool (N,H,W)
     "The pixels inside a superellipse"
     cx, cy, a, b, p, t = shape
-    v = (y - cy)/b
-    u = (x - cx)/(a*(1 + t*v.clamp(-1, 1)))
-    power = lambda z: z.square()**(p//2)*(z.abs() if p % 2 else 1)           # |z|^p, much faster than pow
-    return power(u) + power(v) <= 1
+    v = (y - cy).div_(b)
+    u = (x - cx).div_(v.clamp(-1, 1).mul_(t).add_(1).mul_(a))               # in place: fresh memory costs more than the sums
+    return _power(u, p).add_(_power(v, p)) <= 1
 
 # %% ../nbs/12_masks.ipynb #b5f3249e
 SLACK = dict(faces=.12, celeba=0.)     # eye distances: how far a face may lie off the template
