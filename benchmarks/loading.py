@@ -1,5 +1,5 @@
 "Benchmarks of the data: loader, cache, and what becomes of both when the data set grows"
-import multiprocessing, os, resource, shutil
+import multiprocessing, os, shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
@@ -79,19 +79,19 @@ def cache_over_decoding(scale):
     found = interleaved(build, decode, scale.times)
     return dict(found, ratio=1/found['ratio'], pictures_per_second={k: len(files)/found[k] for k in ('ours', 'rival')})
 
-def anonymous():
-    "Memory of this process that belongs to no file, MB; NaN where the system does not tell"
+def memory():
+    "MB of this process: its own, pages of files, all, and the peak; {} of NaN where the system does not tell"
+    names = dict(RssAnon='own', RssFile='files', VmRSS='all', VmHWM='peak')
     try: lines = Path('/proc/self/status').read_text().splitlines()
-    except OSError: return float('nan')
-    return next(int(line.split()[1])/1024 for line in lines if line.startswith('RssAnon'))
+    except OSError: return dict.fromkeys(names.values(), float('nan'))
+    return {names[k]: int(v.split()[0])/1024 for k, _, v in (line.partition(':') for line in lines) if k in names}
 
 def memory_of_loading(folder, bs, batches):
-    "MB that opening a data set and taking batches from it adds: of our own, and of the peak with pages of files"
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
-    own, most = anonymous(), peak()
+    "MB that opening a data set and taking batches from it adds: own memory (labels, landmarks), and pages of the cache's file, which the system takes back when it needs room"
     take = endless(folder, bs=bs)
+    before = memory()
     for _ in range(batches): take()
-    return dict(own=anonymous() - own, peak=peak() - most)
+    return {k: memory()[k] - before[k] for k in ('own', 'files')} | dict(peak=memory()['peak'])
 
 def alone(fn, *args):
     "The result of a function in a fresh process"
@@ -112,7 +112,7 @@ def scale_200k_over_1k(scale):
     build = {m: seconds(lambda f=f: cached(CelebA(f))) for m, f in ((few, small), (many, large))}
     found = interleaved(several(endless(small, bs=bs), n), several(endless(large, bs=bs), n), scale(11, 3))
     steps = interleaved(step_on(small, bs), step_on(large, bs), scale(9, 3))
-    memory = {m: alone(memory_of_loading, f, bs, n) for m, f in ((few, small), (many, large))}
+    memory = {m: alone(memory_of_loading, f, bs, n) for m, f in ((few, small), (many, large))[scale(0, 1):]}
     [shutil.rmtree(f) for f in (small, large)]
     return dict(ratio=found['ratio'], lowest=found['lowest'], highest=found['highest'], step_ratio=steps['ratio'], pictures={'small': few, 'large': many}, times=found['times'],
                 pictures_per_second={'small': n*bs/found['ours'], 'large': n*bs/found['rival']}, cache_seconds=build, memory_mb=memory)
