@@ -58,10 +58,10 @@ def median_of(fn, times=7, warm=1):
     return statistics.median(seconds(fn) for _ in range(times))
 
 @contextmanager
-def home(path=None):
+def home():
     "EBGAN_DATA for a while: a new folder, removed at the end"
     old = os.environ.get('EBGAN_DATA')
-    with tempfile.TemporaryDirectory(prefix='ebgan-benchmark-', dir=path) as folder:
+    with tempfile.TemporaryDirectory(prefix='ebgan-benchmark-') as folder:
         os.environ['EBGAN_DATA'] = folder
         try: yield Path(folder)
         finally:

@@ -7,15 +7,26 @@ from PIL import Image
 from ebgan_nb.core import data_home
 from ebgan_nb.data import CelebA, cached, crop_fractions, dataloaders
 from ebgan_nb.faces import write_celeba
-from common import benchmark, interleaved, seconds
+from common import benchmark, home, interleaved, seconds
 
 LISTS = 'list_attr_celeba.txt', 'list_landmarks_align_celeba.txt', 'list_eval_partition.txt'
 
 def drawn(scale):
-    "Drawn faces in CelebA's layout, made once a run"
+    "Drawn faces in CelebA's layout, and of its size: made once a run"
     folder = data_home()/'drawn'
-    if not folder.exists(): write_celeba(folder, scale(2000, 64), size=128)
+    if folder.exists(): return folder
+    write_celeba(folder, scale(2000, 64), size=128)
+    for f in (folder/'img_align_celeba').iterdir(): framed(f)
+    table = folder/LISTS[1]
+    n, header, *rows = table.read_text().splitlines()
+    moved = lambda words: [str(int(v) + (64 if i%2 else 24)) for i, v in enumerate(words)]
+    table.write_text('\n'.join([n, header, *(' '.join([name, *moved(v)]) for name, *v in map(str.split, rows))]) + '\n')
     return folder
+
+def framed(file):
+    "A picture of 128 x 128 pixels, put where CelebA's tight crop of 178 x 218 pixels lies"
+    x = np.pad(np.asarray(Image.open(file)), ((64, 26), (24, 26), (0, 0)), mode='edge')
+    Image.fromarray(x).save(file, quality=95)
 
 def linked(folder, n, to):
     "CelebA's layout with n pictures, which are links to those of another folder"
@@ -71,8 +82,7 @@ def cache_over_decoding(scale):
     folder = drawn(scale)
     files = sorted((folder/'img_align_celeba').iterdir())
     def build():
-        shutil.rmtree(data_home()/'cache', ignore_errors=True)
-        cached(CelebA(folder))
+        with home(): cached(CelebA(folder))
     def decode():
         parts = [files[i:i + 64] for i in range(0, len(files), 64)]
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool: [*pool.map(lambda part: [decoded(f) for f in part] and None, parts)]

@@ -29,7 +29,7 @@ def measured(name, scale):
     "Figures of one benchmark, or why there are none"
     began = time.perf_counter()
     try:
-        with home(), redirect_stdout(io.StringIO()): found = BENCHMARKS[name](scale)  # caches say that they are built
+        with redirect_stdout(io.StringIO()): found = BENCHMARKS[name](scale)  # caches say that they are built
     except Skipped as e: found = dict(skipped=str(e))
     return found | dict(seconds=time.perf_counter() - began)
 
@@ -59,9 +59,10 @@ def main(argv=None):
     names = [nearest(n, BENCHMARKS, 'benchmark') for n in args.only.split(',')] if args.only else [*BENCHMARKS]
     if not args.json.resolve().parent.is_dir(): raise WrongInput(f'{args.json}: there is no folder {args.json.parent}: make it first')
     scale, details, bar = Scale(args.quick, tuple(names) if args.only else ()), {}, progress_bar(names)
-    for name in bar:
-        bar.comment = name
-        details[name] = measured(name, scale)
+    with home():
+        for name in bar:
+            bar.comment = name
+            details[name] = measured(name, scale)
     found = report(details, scale)
     with written(args.json) as f: f.write_text(json.dumps(found, indent=1) + '\n')
     print('\n' + table(found).to_string(na_rep='-'))
