@@ -9,7 +9,7 @@ from ebgan_nb.data import CelebA, cached, crop_fractions, dataloaders
 from ebgan_nb.faces import write_celeba
 from common import benchmark, home, interleaved, seconds
 
-LISTS = 'list_attr_celeba.txt', 'list_landmarks_align_celeba.txt', 'list_eval_partition.txt'
+LISTS = 'list_attr_celeba.txt', 'list_landmarks_align_celeba.txt'
 
 def drawn(scale):
     "Drawn faces in CelebA's layout, and of its size: made once a run"
@@ -20,7 +20,7 @@ def drawn(scale):
     table = folder/LISTS[1]
     n, header, *rows = table.read_text().splitlines()
     moved = lambda words: [str(int(v) + (64 if i%2 else 24)) for i, v in enumerate(words)]
-    table.write_text('\n'.join([n, header, *(' '.join([name, *moved(v)]) for name, *v in map(str.split, rows))]) + '\n')
+    text(table, n, header, *(' '.join([name, *moved(v)]) for name, *v in map(str.split, rows)))
     return folder
 
 def framed(file):
@@ -35,11 +35,13 @@ def linked(folder, n, to):
     names = [f'{i + 1:06d}.jpg' for i in range(n)]
     for i, name in enumerate(names): os.link(files[i % len(files)], to/'img_align_celeba'/name)
     for file in LISTS:
-        lines = (folder/file).read_text().splitlines()
-        head, rows = ([], lines) if 'partition' in file else ([str(n), lines[1]], lines[2:])
+        _, columns, *rows = (folder/file).read_text().splitlines()
         rows = [r.split(' ', 1)[1] for r in rows]
-        (to/file).write_text('\n'.join(head + [f'{name} {rows[i % len(rows)]}' for i, name in enumerate(names)]) + '\n')
+        text(to/file, str(n), columns, *(f'{name} {rows[i % len(rows)]}' for i, name in enumerate(names)))
+    text(to/'list_eval_partition.txt', *(f'{name} {int(10*i >= 8*n) + int(10*i >= 9*n)}' for i, name in enumerate(names)))
     return to
+
+def text(file, *lines): file.write_text('\n'.join(lines) + '\n')
 
 def endless(data, size=64, bs=32):
     "A function that takes the next training batch of our loader"

@@ -60,11 +60,10 @@ def main(argv=None):
     if not args.json.resolve().parent.is_dir(): raise WrongInput(f'{args.json}: there is no folder {args.json.parent}: make it first')
     scale, details, bar = Scale(args.quick, tuple(names) if args.only else ()), {}, progress_bar(names)
     with home():
-        for name in bar:
-            bar.comment = name
-            details[name] = measured(name, scale)
-    found = report(details, scale)
-    with written(args.json) as f: f.write_text(json.dumps(found, indent=1) + '\n')
+        for name, following in zip(bar, names[1:] + ['']):
+            details[name], bar.comment = measured(name, scale), following
+            found = report(details, scale)
+            with written(args.json) as f: f.write_text(json.dumps(found, indent=1) + '\n')  # each time: what fails later takes nothing along
     print('\n' + table(found).to_string(na_rep='-'))
     print(f'{args.json}: all figures')
 
