@@ -107,7 +107,7 @@ def two_process_efficiency(scale):
     words = lambda out: training(out, rounds, length, bs)
     def together():
         out = new()
-        return rate([('-m', 'torch.distributed.run', '--nproc_per_node', 2, '--master_port', free_port(), '-m', 'ebgan_nb.training', *words(out))], [out], rounds, length, bs)
+        return rate([('-m', 'torch.distributed.run', '--nproc_per_node', 2, '--master_port', free_port(), '-m', '--', 'ebgan_nb.training', *words(out))], [out], rounds, length, bs)
     def apart():
         outs = new(), new()
         return rate([('-c', MAIN.format('training'), *words(o)) for o in outs], outs, rounds, length, bs)
