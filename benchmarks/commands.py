@@ -34,7 +34,7 @@ def start_up(scale):
     programs = {'import ebgan_nb.editing': ('-c', 'import ebgan_nb.editing'), 'ebgan_train --help': ('-c', MAIN.format('training'), '--help'),
                 'ebgan_edit': ('-c', MAIN.format('editing'), source, exemplar, '--region', 'mouth', '--out', folder/'y.png')}
     if scale.quick: programs = dict([*programs.items()][-1:])
-    torch, times = ran('-c', 'import torch'), scale(7, 1)
+    torch, times = ran('-c', 'import torch'), scale(7, 1)  # a program at a time: each has neighbours of its own
     found = {k: interleaved(ran(*words), torch, times, warm=scale(1, 0)) for k, words in programs.items()}
     return dict(seconds={k: r['ours'] for k, r in found.items()}, import_torch=statistics.median(r['rival'] for r in found.values()),
                 over_import_torch={k: r['ratio'] for k, r in found.items()}, times=times)

@@ -99,11 +99,13 @@ def memory():
     return {names[k]: int(v.split()[0])/1024 for k, _, v in (line.partition(':') for line in lines) if k in names}
 
 def memory_of_loading(folder, bs, batches):
-    "MB that opening a data set and taking batches from it adds: own memory (labels, landmarks), and pages of the cache's file, which the system takes back when it needs room"
+    "MB that a data set adds: own memory by opening it (names, labels, landmarks) and by taking batches; pages of the cache's file, which the system takes back when it needs room"
+    start = memory()
     take = endless(folder, bs=bs)
-    before = memory()
+    opened = memory()
     for _ in range(batches): take()
-    return {k: memory()[k] - before[k] for k in ('own', 'files')} | dict(peak=memory()['peak'])
+    end = memory()
+    return dict(opening=opened['own'] - start['own'], batches=end['own'] - opened['own'], pages_of_files=end['files'] - start['files'], peak=end['peak'])
 
 def alone(fn, *args):
     "The result of a function in a fresh process"
