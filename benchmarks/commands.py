@@ -71,45 +71,43 @@ def lines_of(file):
     try: return file.read_text().count('\n')
     except FileNotFoundError: return 0
 
-def round_times(processes, logs, rounds):
-    "When each log got its line of each round, as seen from outside: [[seconds of log 0], ...]"
-    seen = [[] for _ in logs]
-    while any(len(s) < rounds for s in seen):
-        for s, log in zip(seen, logs):
-            if lines_of(log) > len(s) + 1: s.append(time.perf_counter())  # one line is the header
+def spans(processes, runs):
+    "Seconds of each run's second round, without the checkpoint before it: seen from outside, by what lies in its folder"
+    began, ended = {}, {}
+    while len(ended) < len(runs):
+        over = all(p.poll() is not None for p in processes)
+        for run in runs:
+            if run not in began and (run/'weights.json').exists(): began[run] = time.perf_counter()  # the last file of the first checkpoint
+            if run not in ended and lines_of(run/'log.csv') > 2: ended[run] = time.perf_counter()    # a header, and a line a round
         for p in processes:
             if p.poll() not in (None, 0): finished(p)
-        if all(p.poll()==0 for p in processes) and any(lines_of(f) <= rounds for f in logs): raise RunFailed(f'a training ended after {min(map(lines_of, logs))} lines of its log, {rounds + 1} were expected')
+        if over and len(ended) < len(runs): raise RunFailed('a training ended before its second round')
         time.sleep(.002)
-    return seen
+    return [ended[run] - began[run] for run in runs]
 
-def training(out, rounds, length, bs):
-    "Words of a training"
-    return '--data', 'faces', '--n', 64, '--bs', bs, '--round', length, '--batches', rounds*length, '--out', out
-
-def rate(commands, outs, rounds, length, bs):
-    "Pictures a second of two processes, from the end of the first round to that of the last; start-up does not count"
+def rate(commands, runs, pictures):
+    "Pictures a second of all runs together, each of which has so many in its second round"
     processes = [started(c, **ONE_THREAD) for c in commands]
     try:
-        seen = round_times(processes, [o/'log.csv' for o in outs], rounds)
+        seconds = spans(processes, runs)
         for p in processes: finished(p)
     finally: [p.kill() for p in processes if p.poll() is None]
-    return 2*(rounds - 1)*length*bs/(max(s[-1] for s in seen) - max(s[0] for s in seen))
+    return sum(pictures/s for s in seconds)
 
 @benchmark
 def two_process_efficiency(scale):
     "Two processes of one thread that train one net, over two that train each its own"
     if not importlib.util.find_spec('ebgan_nb.processes'): raise Skipped('there is no ebgan_nb.processes in this version: one process trains a net')
     if scale.quick and 'two_process_efficiency' not in scale.chosen: raise Skipped('left out of --quick: ask for it with --only')
-    rounds, length, bs, folder, n = 3, scale(12, 2), scale(32, 8), data_home()/'pairs', iter(range(10**6))
-    new = lambda: folder/f'run{next(n)}'
+    length, bs, folder, n = scale(12, 2), scale(32, 8), data_home()/'pairs', iter(range(10**6))
     folder.mkdir()
-    words = lambda out: training(out, rounds, length, bs)
+    def words(run): return '--data', 'faces', '--n', 64, '--bs', bs, '--round', length, '--batches', 2*length, '--out', run
     def together():
-        out = new()
-        return rate([('-m', 'torch.distributed.run', '--nproc_per_node', 2, '--master_port', free_port(), '-m', '--', 'ebgan_nb.training', *words(out))], [out], rounds, length, bs)
+        run = folder/f'run{next(n)}'
+        launcher = '-m', 'torch.distributed.run', '--nproc_per_node', 2, '--master_port', free_port(), '-m', '--' # or torch takes --n for an option of its own
+        return rate([(*launcher, 'ebgan_nb.training', *words(run))], [run], 2*length*bs)
     def apart():
-        outs = new(), new()
-        return rate([('-c', MAIN.format('training'), *words(o)) for o in outs], outs, rounds, length, bs)
+        runs = [folder/f'run{next(n)}' for _ in range(2)]
+        return rate([('-c', MAIN.format('training'), *words(run)) for run in runs], runs, length*bs)
     found = interleaved(together, apart, scale(7, 1), warm=0, measure=lambda fn: fn())
     return dict(ratio=found['ratio'], lowest=found['lowest'], highest=found['highest'], times=found['times'], pictures_per_second=dict(together=found['ours'], apart=found['rival']))
