@@ -89,7 +89,7 @@ def cache_over_decoding(scale):
         parts = [files[i:i + 64] for i in range(0, len(files), 64)]
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool: [*pool.map(lambda part: [decoded(f) for f in part] and None, parts)]
     found = interleaved(build, decode, scale.times)
-    return dict(found, ratio=1/found['ratio'], pictures_per_second={k: len(files)/found[k] for k in ('ours', 'rival')})
+    return dict(found, ratio=1/found['ratio'], lowest=1/found['highest'], highest=1/found['lowest'], pictures_per_second={k: len(files)/found[k] for k in ('ours', 'rival')})
 
 def memory():
     "MB of this process: its own, pages of files, all, and the peak; {} of NaN where the system does not tell"
