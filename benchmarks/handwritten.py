@@ -1,0 +1,102 @@
+"The training step of EBGAN as a plain PyTorch loop: the rival of fastai and its callback. Same nets, passes, losses, data"
+import copy, math
+import torch
+import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from ebgan_nb.core import generator
+from ebgan_nb.losses import discriminator_loss, generator_loss
+from ebgan_nb.masks import erase, paste
+
+class OnePass:
+    "E and G run once a batch; D moves on the detached edit, then E and G on what D has become"
+    def __init__(self, learn):
+        "Copies of a fresh learner's nets, and its choices"
+        model, chosen = copy.deepcopy(learn.model), learn.adversarial
+        self.net, self.D, self.dl, self.k = model.net.train(), model.D.train(), learn.dls.train, 0
+        self.share, self.autocast, self.size = model.share, learn.model.autocast, learn.dls.size
+        self.weights, self.vary, self.twins, self.seed = chosen.weights, chosen.vary, chosen.twins, chosen.seed
+        lrs = [h['lr'] for h in learn.opt.hypers]
+        adam = lambda *modules, lr: torch.optim.Adam([p for m in modules for p in m.parameters()], lr=lr, betas=(.5, .999))
+        self.opt_G, self.opt_D = adam(self.net.E, self.net.G, lr=lrs[0]), adam(self.D, lr=lrs[1])
+        self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(.999), use_buffers=True)
+
+    def batch(self):
+        "A, B, M, what E sees of A, and where the landmarks of A are"
+        A, B, M, *_ = self.dl.batch(self.k)
+        return A, B, M, self.seen(A, B, M), self.dl.landmarks(self.k)/self.size
+
+    def seen(self, A, B, M):
+        "A varied, or a twin of A"
+        g = generator(self.seed, 'seen', self.k)
+        varied = self.vary(A, B, M, g)
+        twin, found = self.dl.twins(self.k, M)
+        chosen = found & (torch.rand(len(A), generator=g) < self.twins).to(found.device)
+        return torch.where(chosen[:, None, None, None], self.net.aligned(A, twin), varied)
+
+    def passes(self, A, B, M, seen):
+        "All of E and G for N pictures, of which K are edited"
+        E, G, N, K = self.net.E, self.net.G, len(A), math.ceil(len(A)*self.share)
+        with self.autocast():
+            P, B = E.find(A), self.net.aligned(A[:K], B[:K])
+            codes = E(torch.cat([seen, B]), torch.cat([M, M[:K]]))
+            A_a, A_b = G.dec(G.enc(erase(A, M), M), codes).split([N, K])
+            code_Ab = E(A_b, M[:K])
+        code_A, code_B = codes.float().split([N, K])
+        return P, A_a.float(), paste(A_b.float(), A[:K], M[:K]), code_A, code_B, code_Ab.float()
+
+    def judge(self, x, M):
+        "Logits of the patches that M touches"
+        with self.autocast(): logits = self.D(x, M).float()
+        return logits[F.adaptive_max_pool2d(M, logits.shape[-2:]) > 0]
+
+    def move_D(self, A, y, M):
+        "Eq. 11"
+        loss, terms = discriminator_loss(*self.judge(torch.cat([A, y.detach()]), torch.cat([M, M])).chunk(2))
+        loss.backward()
+        self.opt_D.step()
+        self.opt_D.zero_grad()
+        return terms
+
+    def move_G(self, A, M, true, P, A_a, y, code_A, code_B, code_Ab):
+        "Eq. 10, while D rests"
+        self.D.requires_grad_(False)
+        loss, terms = generator_loss(A, A_a, M, code_B, code_Ab, self.judge(y, M[:len(y)]), self.weights, code_A, P, true)
+        loss.backward()
+        self.opt_G.step()
+        self.opt_G.zero_grad()
+        self.D.requires_grad_(True)
+        self.average.update_parameters(self.net)
+        return terms
+
+    def step(self):
+        "One batch -> {name: loss}"
+        A, B, M, seen, true = self.batch()
+        P, A_a, y, *codes = self.passes(A, B, M, seen)
+        terms = self.move_D(A[:len(y)], y, M[:len(y)]) | self.move_G(A, M, true, P, A_a, y, *codes)
+        self.k += 1
+        if not all(v.isfinite() for v in terms.values()): raise FloatingPointError(f'batch {self.k}')
+        return terms
+
+class TwoPhases(OnePass):
+    "As fastai's `GANLearner` has it: the generator runs without gradients for the critic's turn, and once more for its own"
+    def for_critic(self, A, B, M, seen):
+        "y, for D"
+        with torch.no_grad(): return self.passes(A, B, M, seen)[2]
+
+    def step(self):
+        A, B, M, seen, true = self.batch()
+        y = self.for_critic(A, B, M, seen)
+        terms = self.move_D(A[:len(y)], y, M[:len(y)])
+        terms |= self.move_G(A, M, true, *self.passes(A, B, M, seen))
+        self.k += 1
+        if not all(v.isfinite() for v in terms.values()): raise FloatingPointError(f'batch {self.k}')
+        return terms
+
+class LeanTwoPhases(TwoPhases):
+    "Two phases, but for the critic's turn only what D looks at is made"
+    @torch.no_grad()
+    def for_critic(self, A, B, M, seen):
+        K = math.ceil(len(A)*self.share)
+        A, M = A[:K], M[:K]
+        with self.autocast(): A_b = self.net.G.dec(self.net.G.enc(erase(A, M), M), self.net.E(self.net.aligned(A, B[:K]), M))
+        return paste(A_b.float(), A, M)
