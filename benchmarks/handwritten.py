@@ -28,10 +28,10 @@ class OnePass:
     def seen(self, A, B, M):
         "A varied, or a twin of A"
         g = generator(self.seed, 'seen', self.k)
-        varied = self.vary(A, B, M, g)
         twin, found = self.dl.twins(self.k, M)
-        chosen = found & (torch.rand(len(A), generator=g) < self.twins).to(found.device)
-        return torch.where(chosen[:, None, None, None], self.net.aligned(A, twin), varied)
+        seen, rest = self.net.aligned(A, twin), ~(found & (torch.rand(len(A), generator=g) < self.twins).to(found.device))
+        if rest.any(): seen[rest] = self.vary(A[rest], B[rest], M[rest], g.of(rest))
+        return seen
 
     def passes(self, A, B, M, seen):
         "All of E and G for N pictures, of which K are edited"

@@ -41,6 +41,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'ebgan_nb.blocks.init_': ('blocks.html#init_', 'ebgan_nb/blocks.py'),
                                  'ebgan_nb.blocks.normalisation': ('blocks.html#normalisation', 'ebgan_nb/blocks.py')},
             'ebgan_nb.core': { 'ebgan_nb.core.Generator': ('core.html#generator', 'ebgan_nb/core.py'),
+                               'ebgan_nb.core.Generator.of': ('core.html#generator.of', 'ebgan_nb/core.py'),
                                'ebgan_nb.core.OneLine': ('core.html#oneline', 'ebgan_nb/core.py'),
                                'ebgan_nb.core.OneLine.__init__': ('core.html#oneline.__init__', 'ebgan_nb/core.py'),
                                'ebgan_nb.core.OneLine.__str__': ('core.html#oneline.__str__', 'ebgan_nb/core.py'),

@@ -7,6 +7,7 @@ __all__ = ['SLOPE', 'NORMS', 'init_', 'normalisation', 'Down', 'added', 'Up', 'J
 
 # %% ../nbs/30_blocks.ipynb #5858cf53
 import math
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,8 @@ def added(
     "One convolution of the concatenated inputs, as a sum of convolutions"
     N = max(map(len, xs))
     h = [conv(x) for conv, x in zip(convs, xs, strict=True)]
-    return sum(h_i if len(h_i)==N else h_i.repeat(-(-N//len(h_i)), 1, 1, 1)[:N] for h_i in h)
+    again = lambda x: x if len(x)==N else torch.cat([x]*(N//len(x)) + [x[:N % len(x)]]) # `repeat` would lose channels-last
+    return reduce(torch.add, map(again, h))
 
 # %% ../nbs/30_blocks.ipynb #0791e320
 class Up(nn.Module):

@@ -63,7 +63,12 @@ def quick()->bool:
 # %% ../nbs/00_core.ipynb #637d6e6a
 class Generator(torch.Generator):
     "torch's generator, and for which part of a batch it draws: (rank, world) are every world-th picture, from number rank on"
-    part = (0, 1)
+    part, only = (0, 1), slice(None) # only: numbers of those of its pictures that something is drawn for
+
+    def of(self, only):
+        "The same generator, which from now on draws for some of its pictures; `per_picture` still draws for all, and throws away"
+        self.only = only
+        return self
 
 def generator(
     seed:int, # the experiment's seed
@@ -80,13 +85,14 @@ def generator(
 # %% ../nbs/00_core.ipynb #52ddc81f
 def per_picture(
     draw, # `torch.rand`, or another of torch's functions of (shape, generator=)
-    n:int, # pictures of this process
+    n:int, # pictures of this process (of which the generator's `only` chooses)
     *shape, # of what is drawn for each
     generator:torch.Generator, # its `part` says which of the pictures of all processes are meant
 )->torch.Tensor: # (n, *shape)
     "Random numbers for each picture, the same whichever process holds it"
-    rank, world = getattr(generator, 'part', (0, 1))
-    return draw((n*world, *shape), generator=generator)[rank::world]
+    (rank, world), only = getattr(generator, 'part', (0, 1)), getattr(generator, 'only', slice(None))
+    if isinstance(only, torch.Tensor): n = len(only)
+    return draw((n*world, *shape), generator=generator)[rank::world][only]
 
 # %% ../nbs/00_core.ipynb #90abe8db
 def best_device()->torch.device:

@@ -76,7 +76,7 @@ def inside(
     "The pixels inside a superellipse"
     cx, cy, a, b, p, t = shape
     v = (y - cy).div_(b)
-    u = (x - cx).div_(v.clamp(-1, 1).mul_(t).add_(1).mul_(a))               # in place: fresh memory costs more than the sums
+    u = (x - cx).div_(v.clamp(-1, 1).mul_(t).add_(1).mul_(a) if t else a)    # in place: fresh memory costs more than the sums
     return _power(u, p).add_(_power(v, p)) <= 1
 
 # %% ../nbs/12_masks.ipynb #b5f3249e

@@ -152,12 +152,12 @@ VARY = dict(course=vary, paper=None, photographs=vary_slightly) # what E sees in
 def seen(self:Adversarial, A, B, M):
     "What stands in for A before E: (N, 3, H, W)"
     g = generator(self.seed, 'seen', self.k, part=self.dls.train.part)
-    varied = self.vary(A, B, M, g)
-    if not self.twins: return varied
+    if not self.twins: return self.vary(A, B, M, g)
     twin, found = self.dl.twins(self.k, M)
-    twin = self.model.net.aligned(A, twin)
-    chosen = found & (per_picture(torch.rand, len(A), generator=g) < self.twins).to(found.device)
-    return torch.where(chosen[:, None, None, None], twin, varied)
+    seen = self.model.net.aligned(A, twin)
+    rest = ~(found & (per_picture(torch.rand, len(A), generator=g) < self.twins).to(found.device))
+    if rest.any(): seen[rest] = self.vary(A[rest], B[rest], M[rest], g.of(rest.cpu()))
+    return seen
 
 # %% ../nbs/50_training.ipynb #b937bc9d
 @patch
@@ -750,3 +750,5 @@ def main(
     learn = train(s, out, bool(resume), tensorboard=tensorboard)
     if int(os.environ.get('RANK', 0)): return # another process speaks for all
     print(f'{out}: batch {learn.adversarial.k}. Look at edits.png; edit with: ebgan_edit SOURCE EXEMPLAR --region mouth --weights {out} --out y.png')
+
+if __name__ == '__main__' and '__file__' in globals(): main()
