@@ -300,12 +300,14 @@ def _photos(source, size, crop, add):
     "Hand all photographs to `add` -> labels, landmarks in pixels of the cache (or None), {number: what is wrong with it}"
     side, bad, box = size + 2*(size//16), {}, np.tile(np.array([0., 0, 1, 1]), (len(source), 1))
     parts = [range(i, min(i + 64, len(source))) for i in range(0, len(source), 64)]
-    work = lambda part: [_photo(i, source, size, crop) for i in part]
-    for part, photos in zip(_bar(parts, 'decoding photographs'), in_order(work, parts)):
+    def work(part): # one array for all: each write hands the interpreter over, and waits to get it back
+        photos = [_photo(i, source, size, crop) for i in part]
+        return np.stack([np.zeros((3, side, side), dtype=np.uint8) if x is None else x for x, _ in photos]), photos
+    for part, (pixels, photos) in zip(_bar(parts, 'decoding photographs'), in_order(work, parts)):
+        add(pixels)
         for i, (x, info) in zip(part, photos):
             if x is None: bad[i] = info
             else: box[i] = info
-            add(np.zeros((3, side, side), dtype=np.uint8) if x is None else x)
     points, box = source.landmarks, box.reshape(-1, 2, 2)
     if points is not None: points = (points - box[:, :1])/(box[:, 1:] - box[:, :1])*size + size//16
     return source.labels, points, bad
