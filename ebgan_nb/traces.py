@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import Parser, WrongInput, command, generator, to_uint8, to_unit
+from .core import Parser, command, generator, to_uint8, to_unit
 from .evaluation import checked, shown
 from .masks import paste, region_mask, soften
 from .metrics import bootstrap, methods_of, pooled, step
@@ -188,7 +188,7 @@ def grafted(
     angle, fine = soften(M, rim)*torch.pi/2, lambda x: x - blurred(x, sigma)
     return paste((blurred(y, sigma) + angle.sin()*fine(B) + angle.cos()*fine(A)).clamp(-1, 1), A, M)
 
-# %% ../nbs/63_traces.ipynb #07b9fbcc
+# %% ../nbs/63_traces.ipynb #088dcb26
 VIEWED = 'mouth', ('Poisson blending', 'EBGAN') # what is seen through all VIEWS
 
 def compared(
