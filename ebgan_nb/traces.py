@@ -53,7 +53,8 @@ def cut(
 
 # %% ../nbs/63_traces.ipynb #134feb88
 def detector(
-    h:int, w:int, # pixels, multiples of 8
+    h:int, # pixels, a multiple of 8
+    w:int, # likewise
 )->nn.Sequential: # (N,3,h,w) -> (N,1): above 0 = an edit
     "A small network that tells edits from untouched pictures"
     def conv(i, o, stride): return nn.Sequential(nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU())
