@@ -613,7 +613,7 @@ def encode(
     to, # a path, or a file open for bytes
     suffix:str, # names the format, one of FORMATS
     texts:dict, # {name: text}, see `mark`
-    **options, # of PIL's `save`
+    **kwargs, # for PIL's `save`
 ):
     "Write a picture with these texts, and no others"
     from PIL import Image, PngImagePlugin
@@ -622,7 +622,7 @@ def encode(
     for k, v in texts.items(): chunks.add_text(k, v)
     for tag, k in EXIF.items():
         if k in texts and suffix != '.png': exif[tag] = texts[k]
-    bare.save(to, Image.registered_extensions()[suffix], pnginfo=chunks, exif=exif.tobytes() if len(exif) else b'', icc_profile=bare.info.get('icc_profile'), **FORMATS[suffix], **options)
+    bare.save(to, Image.registered_extensions()[suffix], pnginfo=chunks, exif=exif.tobytes() if len(exif) else b'', icc_profile=bare.info.get('icc_profile'), **FORMATS[suffix], **kwargs)
 
 # %% ../nbs/70_editing.ipynb #ef5f0c07
 def save_edit(
