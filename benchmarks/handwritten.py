@@ -29,7 +29,8 @@ class OnePass:
         "A varied, or a twin of A"
         g = generator(self.seed, 'seen', self.k)
         twin, found = self.dl.twins(self.k, M)
-        seen, rest = self.net.aligned(A, twin), ~(found & (torch.rand(len(A), generator=g) < self.twins).to(found.device))
+        with self.autocast(): seen = self.net.aligned(A, twin)
+        rest = ~(found & (torch.rand(len(A), generator=g) < self.twins).to(found.device))
         if rest.any(): seen[rest] = self.vary(A[rest], B[rest], M[rest], g.of(rest))
         return seen
 

@@ -62,11 +62,10 @@ SHAPES = {   # cx    cy     a     b    p     t
 
 # %% ../nbs/12_masks.ipynb #5f4ebc83
 def _power(z, p):
-    "|z|^p for a whole p of at least 2, much faster than pow"
-    square = z.square()
-    power = square.clone() if p > 3 else square
-    for _ in range(p//2 - 1): power.mul_(square)
-    return power.mul_(z.abs()) if p % 2 else power
+    "z becomes |z|^p; squares are much faster than pow"
+    if p & (p - 1): return z.abs_().pow_(p)
+    for _ in range(p.bit_length() - 1): z.square_()
+    return z
 
 def inside(
     x, # face coordinate along the eyes, (N,H,W)
@@ -76,7 +75,7 @@ def inside(
     "The pixels inside a superellipse"
     cx, cy, a, b, p, t = shape
     v = (y - cy).div_(b)
-    u = (x - cx).div_(v.clamp(-1, 1).mul_(t).add_(1).mul_(a) if t else a)    # in place: fresh memory costs more than the sums
+    u = (x - cx).div_(v.clamp(-1, 1).mul_(t).add_(1).mul_(a) if torch.is_tensor(t) or t else a)    # in place: fresh memory costs more than the sums
     return _power(u, p).add_(_power(v, p)) <= 1
 
 # %% ../nbs/12_masks.ipynb #b5f3249e
@@ -188,19 +187,21 @@ def free_form(
     M = torch.zeros(len(points), len(i), len(j), dtype=torch.bool, device=device)
     for a, b in zip(points.unbind(2)[:-1], points.unbind(2)[1:]):
         (ax, ay), (dx, dy) = (q[..., None, None].unbind(2) for q in (a, b - a))
-        t = (((x - ax)*dx + (y - ay)*dy)/(dx*dx + dy*dy + 1e-9)).clamp(0, 1)
-        M |= ((x - ax - t*dx)**2 + (y - ay - t*dy)**2 < r*r).any(1)
+        px, py, d = x - ax, y - ay, dx*dx + dy*dy + 1e-9                       # a row and a column: small
+        t = (px*(dx/d) + py*(dy/d)).clamp_(0, 1)                              # the nearest point of the stroke
+        M |= ((t*dx).sub_(px).square_().add_((t*dy).sub_(py).square_()) < r*r).any(1)
     return M[:, None].float()
 
 # %% ../nbs/12_masks.ipynb #1322bde4
 TRAINED = ('mouth', 'mouth', 'eyes', 'eyes', 'brows', 'nose', 'face', 'face',
            'mouth+nose', 'eyes+brows', 'eyes+nose', 'mouth+nose+eyes+brows')
 
-def _jittered(shape, n, generator, device):
-    "A row of `SHAPES` with centres and half axes that differ a little from face to face"
-    u = lambda lo, hi: (lo + (hi - lo)*per_picture(torch.rand, n, 1, 1, generator=generator)).to(device)
-    cx, cy, a, b, p, t = shape
-    return cx + u(-.06, .06), cy + u(-.06, .06), a + u(-.04, .16), b + u(-.04, .16), p, t
+_JITTER = torch.tensor([(-.06, .06), (-.06, .06), (-.04, .16), (-.04, .16)]) # least and most that is added to centre and half axes
+
+def _jittered(u):
+    "`SHAPES` with centres and half axes that differ a little from face to face: (n,regions,4), from as many numbers in 0..1"
+    low, high = _JITTER.T
+    return torch.tensor([SHAPES[r][:4] for r in REGIONS]) + low + (high - low)*u
 
 # %% ../nbs/12_masks.ipynb #98222e6b
 def training_masks(
@@ -214,12 +215,17 @@ def training_masks(
     regions, n, device = [parse_region(r) for r in regions or TRAINED], len(landmarks), landmarks.device
     pick = per_picture(partial(torch.randint, len(regions)), n, generator=generator)
     pick[per_picture(torch.rand, n, generator=generator) < free] = -1
-    rest = (pick < 0).nonzero()[:, 0].to(device)
+    rest = (pick < 0).nonzero()[:, 0]
     x, y = face_coordinates(landmarks, size)
-    M = torch.zeros(x.shape, dtype=torch.bool, device=device)
-    M[rest] = free_form(n, size, generator, device, only=rest.cpu())[:, 0].bool()
-    for name in REGIONS:
-        shape = _jittered(SHAPES[name], n, generator, device)
-        has = [k for k, p in enumerate(pick.tolist()) if p >= 0 and name in regions[p]]
-        if has: M[has] |= inside(x[has], y[has], [s[has] if torch.is_tensor(s) else s for s in shape])
-    return M[:, None].float()
+    M = torch.zeros_like(x)
+    M[rest.to(device)] = free_form(n, size, generator, device, only=rest)[:, 0]
+    shapes = _jittered(per_picture(torch.rand, n, len(REGIONS), 4, generator=generator))
+    for power in sorted({s[4] for s in SHAPES.values()}):                    # all faces and regions of a power at once
+        has = [(k, r) for k, p in enumerate(pick.tolist()) if p >= 0 for r, name in enumerate(REGIONS) if name in regions[p] and SHAPES[name][4]==power]
+        if not has: continue
+        k, r = torch.tensor(has).T
+        cx, cy, a, b = shapes[k, r].T[..., None, None].to(device)
+        taper = torch.tensor([SHAPES[REGIONS[j]][5] for j in r.tolist()], device=device)
+        k = k.to(device)
+        M.index_add_(0, k, inside(x[k], y[k], (cx, cy, a, b, power, taper[:, None, None] if taper.any() else 0)).float())
+    return (M > 0)[:, None].float()

@@ -67,11 +67,11 @@ def summed(
     return x
 
 def anyone(
-    flag:bool, # what this process says
+    *says:bool, # what this process says
     device='cpu', # where tensors have to be in order to travel
-)->bool:
-    "Does any of the processes say yes?"
-    return flag if part()[1]==1 else summed(torch.tensor(float(flag), device=device)).item() > 0
+)->list: # of bool
+    "Does any of the processes say yes? Several questions in one message"
+    return [*says] if part()[1]==1 else [n > 0 for n in summed(torch.tensor(says, dtype=torch.float, device=device)).tolist()]
 
 # %% ../nbs/45_processes.ipynb #1baba9cb
 @torch.no_grad()
@@ -87,8 +87,8 @@ def average_gradients(
 
 # %% ../nbs/45_processes.ipynb #f6a5a5da
 def fair(
-    n:torch.Tensor, # how much this process's mean is made of: pixels, patches, labels
-)->torch.Tensor: # a number; 1 for one process alone
-    "What its mean counts for, against that of the other processes"
+    n:torch.Tensor, # how much each of this process's means is made of: pixels, patches, labels
+)->torch.Tensor: # likewise; 1 for one process alone
+    "What its means count for, against those of the other processes"
     n, world = n.detach().float().clamp(min=1), part()[1]
     return n*world/summed(n.clone()) if world > 1 else torch.ones_like(n)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TWINS', 'VARY', 'PRECISIONS', 'PRESET', 'ADAM', 'LEARNING_RATE', 'SHARE', 'TERMS', 'OF_C', 'ATTRIBUTES', 'FULL_RATE',
-           'MANY_ROUNDS', 'Passes', 'Adversaries', 'filters', 'Adversarial', 'rest', 'Term', 'averaging', 'Averaged',
-           'best_precision', 'HalfPrecision', 'ShowEdits', 'save_picture', 'show_picture', 'EBGANLearner', 'players',
-           'editable', 'ebgan_learner', 'snapshot', 'machine', 'save_checkpoint', 'load_checkpoint', 'read_checkpoint',
-           'Limit', 'Settings', 'checked', 'Keep', 'Brief', 'GoOn', 'interruptible', 'Decay', 'new_run', 'settings_of',
-           'go_on', 'start_from', 'compiled', 'board', 'train', 'read_log', 'parser', 'default_run', 'main']
+           'MANY_ROUNDS', 'Passes', 'Adversaries', 'filters', 'Adversarial', 'rest', 'Term', 'Mean', 'Smooth',
+           'averaging', 'Averaged', 'best_precision', 'HalfPrecision', 'ShowEdits', 'save_picture', 'show_picture',
+           'EBGANLearner', 'players', 'editable', 'ebgan_learner', 'snapshot', 'machine', 'save_checkpoint',
+           'load_checkpoint', 'read_checkpoint', 'Limit', 'Settings', 'checked', 'Keep', 'Brief', 'GoOn',
+           'interruptible', 'Decay', 'new_run', 'settings_of', 'go_on', 'start_from', 'compiled', 'board', 'train',
+           'read_log', 'parser', 'default_run', 'main']
 
 # %% ../nbs/50_training.ipynb #dac3b63f
 import csv, dataclasses, json, math, os, signal, sys, threading, time
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from fastai.callback.core import Callback, CancelFitException, CancelStepException, CancelTrainException
 from fastai.callback.progress import CSVLogger, ProgressCallback
-from fastai.learner import Learner, Metric
+from fastai.learner import AvgLoss, AvgSmoothLoss, Learner, Metric
 from fastai.optimizer import Adam
 from fastai.torch_core import find_bs
 from fastcore.basics import noop, patch
@@ -154,7 +155,7 @@ def seen(self:Adversarial, A, B, M):
     g = generator(self.seed, 'seen', self.k, part=self.dls.train.part)
     if not self.twins: return self.vary(A, B, M, g)
     twin, found = self.dl.twins(self.k, M)
-    seen = self.model.net.aligned(A, twin)
+    with self.model.autocast(): seen = self.model.net.aligned(A, twin)
     rest = ~(found & (per_picture(torch.rand, len(A), generator=g) < self.twins).to(found.device))
     if rest.any(): seen[rest] = self.vary(A[rest], B[rest], M[rest], g.of(rest.cpu()))
     return seen
@@ -167,8 +168,16 @@ def discriminator_step(self:Adversarial, passes):
     both, M = torch.cat([A, passes.y.detach()]), torch.cat([M, M])
     real, y = self.model.judge(both, M).chunk(2)
     loss, terms = discriminator_loss(real, y)
-    if self.training: self.alone(self.model.D, loss*fair(real.new_tensor(len(real))))
+    if self.training:
+        self.fair = self.shares(passes, len(real))
+        self.alone(self.model.D, loss*self.fair['adv_g'])
     return terms
+
+@patch
+def shares(self:Adversarial, p, patches):
+    "What the means of this process count for: {term: factor}, of those that are no means over pictures"
+    counts = dict(rec_in_M=p.M.sum(), adv_g=p.M.new_tensor(patches)) | ({} if p.asked is None else dict(cls_g=p.asked.judged[:len(p.y)].sum()))
+    return dict(zip(counts, fair(torch.stack([*counts.values()]))))
 
 @patch
 def landmarks(self:Adversarial):
@@ -182,9 +191,7 @@ def loss(self:Adversarial, pred, *labels):
     codes, seen = self.codes_to_compare(p), {}
     P, true = (p.P, self.landmarks()/self.dls.size) if p.P is not None and hasattr(self.dl, 'landmarks') else (None, None)
     if p.asked is not None: seen = dict(seen=self.model.labels(self.judged_by_C(p)), y=p.asked.target[:K], judged=p.asked.judged[:K])
-    judged = self.model.judge(p.y, p.M[:K])
-    counts = dict(rec_in_M=p.M.sum(), adv_g=judged.new_tensor(len(judged)), **dict(cls_g=seen['judged'].sum()) if seen else {})
-    loss, terms = generator_loss(p.A, p.A_a, p.M, *codes, judged, w, p.code_A, P, true, **seen, fair={k: fair(n) for k, n in counts.items()} if self.training else {})
+    loss, terms = generator_loss(p.A, p.A_a, p.M, *codes, self.model.judge(p.y, p.M[:K]), w, p.code_A, P, true, **seen, fair=self.fair if self.training else {})
     self.terms = {k: v.detach() for k, v in {**terms, **self.terms}.items()}
     fine = torch.stack([v.float().isfinite() for v in self.terms.values()]) # one question to the device, not eight
     if self.training and not fine.all():
@@ -263,6 +270,16 @@ class Term(Metric):
         return total/count
     @property
     def name(self): return self.term
+
+class Mean(AvgLoss):
+    "fastai's mean loss, without waiting for the device, or the other processes, after each batch"
+    def accumulate(self, learn):
+        n = find_bs(learn.yb)
+        self.total, self.count = self.total + learn.loss.detach().mean()*n, self.count + n
+
+class Smooth(AvgSmoothLoss):
+    "fastai's smoothed loss, likewise"
+    def accumulate(self, learn): self.count, self.val = self.count + 1, self.beta*self.val + (1 - self.beta)*learn.loss.detach().mean()
 
 # %% ../nbs/50_training.ipynb #f1f5f8eb
 def averaging(
@@ -402,7 +419,7 @@ def ebgan_learner(
     learn = EBGANLearner(dls, model, loss_func=adversarial.loss, splitter=players, lr=lr or LEARNING_RATE[preset],
         opt_func=kwargs.pop('opt_func', ADAM), moms=(.5, .5, .5), wd=0.,
         metrics=[Term(t) for t in TERMS + OF_C*bool(labels)], cbs=[adversarial, Averaged(), HalfPrecision(precision), *L(cbs)], **kwargs)
-    learn.recorder.train_metrics = True
+    learn.recorder.train_metrics, learn.recorder.loss, learn.recorder.smooth_loss = True, Mean(), Smooth()
     return learn
 
 PRESET = dict(faces='course', celeba='photographs')  # by kind of picture
@@ -483,9 +500,8 @@ class Limit(Callback):
 
     def after_batch(self):
         if not self.training: return
-        self.stop = anyone(self.stop, self.dls.device) # a process that stops alone would leave the others waiting
+        self.stop, self.done = anyone(self.stop, self.over(), device=self.dls.device) # a process that stops alone would leave the others waiting
         if self.stop: raise CancelFitException
-        self.done = anyone(self.over(), self.dls.device)
         if self.done: raise CancelTrainException  # what it has is still validated
 
     def after_cancel_train(self): self.recorder.cancel_train = False  # a short round is logged like any other
