@@ -54,7 +54,7 @@ def listening():
     try: yield
     except RuntimeError as e:
         rank, world = part()
-        said = re.search('(connection (closed|reset)|broken pipe|read error|timed out|nccl)[^.\\n]*', str(e), re.I)
+        said = re.search(r'(connection (closed|reset|refused)|broken pipe|read error|timed out|gloo|nccl)[^.\n]*', str(e), re.I)
         if isinstance(e, Lost) or world==1 or not said: raise
         raise Lost(f'process {rank} of {world}: another one is gone ({said[0]}): all end') from None
 
