@@ -119,6 +119,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'ebgan_nb.data._photo': ('data.html#_photo', 'ebgan_nb/data.py'),
                                'ebgan_nb.data._photos': ('data.html#_photos', 'ebgan_nb/data.py'),
                                'ebgan_nb.data._read_labels': ('data.html#_read_labels', 'ebgan_nb/data.py'),
+                               'ebgan_nb.data._side': ('data.html#_side', 'ebgan_nb/data.py'),
                                'ebgan_nb.data._source_info': ('data.html#_source_info', 'ebgan_nb/data.py'),
                                'ebgan_nb.data._template': ('data.html#_template', 'ebgan_nb/data.py'),
                                'ebgan_nb.data._there': ('data.html#_there', 'ebgan_nb/data.py'),

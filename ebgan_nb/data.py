@@ -217,6 +217,12 @@ def crop_fractions(
     return tuple(crop)
 
 # %% ../nbs/20_data.ipynb #2f10c958
+def _side(lo, hi, length, size, margin):
+    "Along one side: where to cut, and how many pixels of the result lie outside of the picture at either end (plain numbers: quicker than arrays of two)"
+    scale = size/(hi - lo)
+    first, last = max(lo - margin/scale, 0), min(hi + margin/scale, length)
+    return first, last, round((first - lo)*scale) + margin, round((hi - last)*scale) + margin
+
 def take_crop(
     image, # PIL, RGB
     fractions, # left, top, right, bottom of the crop
@@ -224,15 +230,11 @@ def take_crop(
     margin:int, # pixels on each side of it
 ): # uint8 array (3, size + 2*margin, size + 2*margin)
     "A crop and its surroundings, resized; past the picture's border the border is repeated"
-    wh = np.array(image.size)
-    lo, hi = np.array(fractions[:2])*wh, np.array(fractions[2:])*wh
-    scale = size/(hi - lo)
-    first, last = np.maximum(lo - margin/scale, 0), np.minimum(hi + margin/scale, wh)
-    before = np.rint((first - lo)*scale).astype(int) + margin                   # pixels that lie outside the picture
-    after = np.rint((hi - last)*scale).astype(int) + margin
-    inner = (size + 2*margin - before - after).tolist()
-    x = np.asarray(image.resize(inner, Image.Resampling.BICUBIC, box=(*first, *last)))
-    if before.any() or after.any(): x = np.pad(x, ((before[1], after[1]), (before[0], after[0]), (0, 0)), mode='edge')
+    (w, h), (l, t, r, b) = image.size, fractions
+    (x0, x1, left, right), (y0, y1, above, below) = _side(l*w, r*w, w, size, margin), _side(t*h, b*h, h, size, margin)
+    inner = size + 2*margin - left - right, size + 2*margin - above - below
+    x = np.asarray(image.resize(inner, Image.Resampling.BICUBIC, box=(x0, y0, x1, y1)))
+    if left or right or above or below: x = np.pad(x, ((above, below), (left, right), (0, 0)), mode='edge')
     return np.ascontiguousarray(x.transpose(2, 0, 1))
 
 # %% ../nbs/20_data.ipynb #e9ef354b
@@ -291,7 +293,8 @@ def _photo(i, source, size, crop):
         image = source.open(i)
         try: box = crop_fractions(crop, *image.size)
         except WrongInput as e: raise WrongInput(f'{source.names[i]}: {e}') from None
-        return take_crop(image, box, size, size//16), np.array(box)*(*image.size, *image.size)
+        (w, h), (l, t, r, b) = image.size, box
+        return take_crop(image, box, size, size//16), (l*w, t*h, r*w, b*h)
     except WrongInput as e:
         if not source.skip_bad: raise
         return None, str(e)
