@@ -476,6 +476,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ebgan_nb.photographs.warped': ('photographs.html#warped', 'ebgan_nb/photographs.py'),
                                       'ebgan_nb.photographs.with_eyes': ('photographs.html#with_eyes', 'ebgan_nb/photographs.py')},
             'ebgan_nb.processes': { 'ebgan_nb.processes.Lost': ('processes.html#lost', 'ebgan_nb/processes.py'),
+                                    'ebgan_nb.processes._row': ('processes.html#_row', 'ebgan_nb/processes.py'),
                                     'ebgan_nb.processes.anyone': ('processes.html#anyone', 'ebgan_nb/processes.py'),
                                     'ebgan_nb.processes.average_gradients': ('processes.html#average_gradients', 'ebgan_nb/processes.py'),
                                     'ebgan_nb.processes.fair': ('processes.html#fair', 'ebgan_nb/processes.py'),

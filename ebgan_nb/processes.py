@@ -74,6 +74,10 @@ def anyone(
     return [*says] if part()[1]==1 else [n > 0 for n in summed(torch.tensor(says, dtype=torch.float, device=device)).tolist()]
 
 # %% ../nbs/45_processes.ipynb #1baba9cb
+def _row(t):
+    "The values of a dense tensor in memory's order, whatever its dimensions: a view, where `flatten` would copy channels-last weights"
+    return t.as_strided((t.numel(),), (1,))
+
 @torch.no_grad()
 def average_gradients(
     model:torch.nn.Module, # parameters with gradients are about to move
@@ -81,9 +85,9 @@ def average_gradients(
     "Gradients, and buffers such as running means, become their mean over all processes"
     world = part()[1]
     if world==1: return
-    mine = [p.grad for p in model.parameters() if p.grad is not None] + [b for b in model.buffers() if b.is_floating_point()]
-    flat = summed(torch.cat([t.float().flatten() for t in mine]))/world
-    for t, mean in zip(mine, flat.split([t.numel() for t in mine])): t.copy_(mean.view(t.shape))
+    mine = [_row(t) for t in [*(p.grad for p in model.parameters() if p.grad is not None), *(b for b in model.buffers() if b.is_floating_point())]]
+    flat = summed(torch.cat(mine)).div_(world)
+    torch._foreach_copy_(mine, list(flat.split([len(t) for t in mine])))
 
 # %% ../nbs/45_processes.ipynb #f6a5a5da
 def fair(
