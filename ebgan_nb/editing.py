@@ -351,7 +351,7 @@ def fill(
     region, mask, # one of them; the other is None
     strength:float=1., soft:int=0,
     source_points=None, exemplar_points=None, # five landmarks each; None: aligned by convention
-    keep:float=.1,
+    keep:float=.07,
     choice:dict=None, # of Att-EBGAN, see `chosen`
 ): # PIL, of the source's size and mode
     "One region of the source, filled in after one exemplar"
@@ -400,12 +400,12 @@ def steps(
 def checked_amounts(
     strength, # 0..1
     soft, # whole pixels, 0 or more
-    keep=.1, # 0..1
+    keep=.07, # 0..1
 )->tuple: # float, int, float
     "The numbers of an edit, or `WrongInput`"
     s, k = _number(strength), _number(keep)
     if not 0 <= s <= 1: raise WrongInput(f"strength={strength}: a number from 0 (the source's own code) to 1 (the exemplar's) is expected")
-    if not 0 <= k <= 1: raise WrongInput(f'keep={keep}: a number from 0 (redraw everything inside the mask) to 1 (hardly anything) is expected, .1 by default')
+    if not 0 <= k <= 1: raise WrongInput(f'keep={keep}: a number from 0 (redraw everything inside the mask) to 1 (hardly anything) is expected, .07 by default')
     try: p = int(soft) if 0 <= soft <= 1000 and soft==int(soft) else -1
     except (TypeError, ValueError): p = -1
     if p < 0: raise WrongInput(f'soft={soft}: a whole number of pixels from 0 to 1000 is expected')
@@ -480,7 +480,7 @@ class Editor:
         self.info, self.weights = info, '' # their name, if they were loaded by it
         self.size:int = model.config.size # pixels of the network's square
         self.template = checked_template(info.get('regions_template', 'faces'))
-        self.keep = 0. if model.config.preset=='photographs' else .1 # of `edit`, where nothing is said: there the whole region is redrawn, as in the paper
+        self.keep = 0. if model.config.preset=='photographs' else .07 # of `edit`, where nothing is said: there the whole region is redrawn, as in the paper
         self.regions = REGIONS # names that `region` may be made of
         self.attributes = tuple(getattr(model, 'attributes', ())) # names that the model can filter by; none for EBGAN
 
@@ -660,7 +660,7 @@ def parser()->Parser:
     p.add_argument('--attributes', metavar='A,B', help='attributes to take over, such as Smiling,Mustache (Att-EBGAN; default: all)')
     p.add_argument('--others', default='absent', help="attributes that are not listed: 'absent' or 'source' (default: %(default)s)")
     p.add_argument('--strength', type=float, default=1., help="from 0, SOURCE's own code, to 1, EXEMPLAR's (default: %(default)s)")
-    p.add_argument('--keep', type=float, help="SOURCE stays where EXEMPLAR changes less than this, of values in -1..1; 0: all of the region is redrawn (default: .1; 0 for photographs)")
+    p.add_argument('--keep', type=float, help="SOURCE stays where EXEMPLAR changes less than this, of values in -1..1; 0: all of the region is redrawn (default: .07; 0 for photographs)")
     p.add_argument('--soft', type=int, default=0, metavar='PIXELS', help='width of a soft edge inside the mask (default: %(default)s)')
     p.add_argument('--weights', metavar='NAME|PATH', help=f"{', '.join(NAMES)}; a folder of ebgan_train; a .safetensors file; a Hugging Face id (default: those that fit SOURCE, a drawn face or a photograph)")
     p.add_argument('--source-points', metavar='X,Y,...', help=f'ten numbers, in pixels: {ORDER}')

@@ -252,17 +252,21 @@ class Generator(nn.Module):
 
 # %% ../nbs/32_models.ipynb #33c41cbb
 def changed(
+    A:torch.Tensor, # (N,3,S,S) source, in [-1,1]
     A_b:torch.Tensor, # (N,3,S,S) A completed with B's code
     A_a:torch.Tensor, # (N,3,S,S) A completed with its own
-    keep:float=.1, # the difference that counts, in [-1,1]'s units
+    keep:float=.07, # the difference that counts, in [-1,1]'s units
+    doubt:float=.4, # share of the error in A_a that is expected in A_b
 )->torch.Tensor: # (N,1,S,S) in 0..1
-    "1 - exp(-(d/keep)^2): where does the exemplar's code draw something else? d: mean difference in a window of S/9 pixels"
-    half = A_b.shape[-1]//18
-    d = F.pad((A_b - A_a).abs().mean(1, keepdim=True), (half,)*4, mode='replicate')
-    return 1 - torch.exp(-(F.avg_pool2d(d, 2*half + 1, 1)/keep)**2)
+    "d^2 / (d^2 + keep^2 + (doubt e)^2): where does the exemplar's code draw something else? d, e: mean |A_b - A_a|, |A - A_a| in a window of S/9 pixels"
+    half = A.shape[-1]//18
+    around = lambda x: F.avg_pool2d(F.pad(x.abs().mean(1, keepdim=True), (half,)*4, mode='replicate'), 2*half + 1, 1)
+    d, noise = around(A_b - A_a), doubt*around(A - A_a)
+    return d**2 / (d**2 + noise**2 + keep**2)
 
 class EBGAN(nn.Module):
     "Exemplar-based editing: the region M of A is filled in with what fills it in B"
+    doubt = .4 # of `changed`
     def __init__(self, c:Config):
         super().__init__()
         self.config, self.E, self.G = c, Encoder(c), Generator(c)
@@ -286,7 +290,7 @@ class EBGAN(nn.Module):
         B:torch.Tensor, # (N,3,S,S) exemplar; or one for all
         M:torch.Tensor, # (N,1,S,S) the region, 1 = to be filled in; or one for all
         strength:float=1., # 0 = A's own code, 1 = B's
-        keep:float=.1, # A stays where B's code draws nothing that differs by much more than this; 0 = the paper's y
+        keep:float=.07, # A stays where B's code draws nothing that differs by much more than this; 0 = the paper's y
         **labels, # of Att-EBGAN
     )->torch.Tensor: # (N,3,S,S): y, equal to A outside M
         "y = A_b where the exemplar changes something in M, A elsewhere"
@@ -297,7 +301,11 @@ class EBGAN(nn.Module):
         code_A, code = self.codes(A, B, M, strength, **labels)
         if not keep: return self.G(A_tilde, M, code)*M + A_tilde
         A_b, A_a = self.G(A_tilde, M, torch.cat([code, code_A])).chunk(2)
-        return torch.where(M > 0, torch.lerp(A, A_b, changed(A_b, A_a, keep)), A)
+        return torch.where(M > 0, self.kept(A, A_b, A_a, keep), A)
+
+    def kept(self, A, A_b, A_a, keep=.07):
+        "A_b where the exemplar changes something, A elsewhere"
+        return torch.lerp(A, A_b, changed(A, A_b, A_a, keep, self.doubt))
 
     def forward(self, A, B, M): return self.edit(A, B, M, keep=0.)
 
@@ -320,6 +328,7 @@ class Classifier(nn.Module):
 # %% ../nbs/32_models.ipynb #7702f9af
 class AttEBGAN(EBGAN):
     "EBGAN whose code is filtered by attribute labels"
+    doubt = 0. # what is asked for by name shall be seen, even where it is drawn badly
     def __init__(self, c:Config):
         super().__init__(c)
         self.C, self.attributes = Classifier(c), c.attributes

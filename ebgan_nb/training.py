@@ -35,7 +35,7 @@ from .labels import Asked, asked
 from .losses import SEES, LossWeights, classification_loss, discriminator_loss, generator_loss
 from .masks import coverage, erase, paste
 from .processes import Lost, anyone, average_gradients, fair, is_first, listening, part, summed, together
-from .models import MODELS, Classifier, build, build_discriminator, changed, config, find_weights, load_weights, save_weights, vary, vary_slightly
+from .models import MODELS, Classifier, build, build_discriminator, config, find_weights, load_weights, save_weights, vary, vary_slightly
 
 # %% ../nbs/50_training.ipynb #bdbecbba
 class Passes(NamedTuple):
@@ -219,7 +219,7 @@ def judged_by_C(self:Adversarial, p):
     "What Eq. 2 looks at, (K, 3, H, W): in `course` A, where the exemplar asks for nothing"
     sees, K = nearest(self.weights.cls_sees, SEES, 'cls_sees'), len(p.y)
     if sees != 'kept': return getattr(p, sees)
-    return torch.lerp(p.A[:K], p.y, changed(p.A_b, p.A_a[:K]))
+    return paste(self.model.net.kept(p.A[:K], p.A_b, p.A_a[:K]), p.A[:K], p.M[:K])
 
 @patch
 def classifier_step(self:Adversarial, B, y_A, y_B):
