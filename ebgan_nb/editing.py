@@ -25,7 +25,7 @@ from .attributes import REGIONS, check_attributes, check_labels, label_vector, p
 from .core import Parser, WrongInput, command, nearest, to_pil, to_unit, written
 from .labels import OTHERS
 from .masks import labels_that_count, region_mask, soften, template_points
-from .models import NAMES, find_weights, load_weights
+from .models import KEEP, NAMES, find_weights, load_weights
 from .photographs import is_photograph
 
 # %% ../nbs/70_editing.ipynb #313c984a
@@ -351,7 +351,7 @@ def fill(
     region, mask, # one of them; the other is None
     strength:float=1., soft:int=0,
     source_points=None, exemplar_points=None, # five landmarks each; None: aligned by convention
-    keep:float=.07,
+    keep:float=KEEP,
     choice:dict=None, # of Att-EBGAN, see `chosen`
 ): # PIL, of the source's size and mode
     "One region of the source, filled in after one exemplar"
@@ -400,7 +400,7 @@ def steps(
 def checked_amounts(
     strength, # 0..1
     soft, # whole pixels, 0 or more
-    keep=.07, # 0..1
+    keep=KEEP, # 0..1
 )->tuple: # float, int, float
     "The numbers of an edit, or `WrongInput`"
     s, k = _number(strength), _number(keep)
@@ -480,7 +480,7 @@ class Editor:
         self.info, self.weights = info, '' # their name, if they were loaded by it
         self.size:int = model.config.size # pixels of the network's square
         self.template = checked_template(info.get('regions_template', 'faces'))
-        self.keep = 0. if model.config.preset=='photographs' else .07 # of `edit`, where nothing is said: there the whole region is redrawn, as in the paper
+        self.keep = 0. if model.config.preset=='photographs' else KEEP # of `edit`, where nothing is said: there the whole region is redrawn, as in the paper
         self.regions = REGIONS # names that `region` may be made of
         self.attributes = tuple(getattr(model, 'attributes', ())) # names that the model can filter by; none for EBGAN
 
