@@ -6,7 +6,8 @@
 __all__ = ['MAX_PIXELS', 'ANNOTATIONS', 'CROPS', 'VERSION', 'PAGE', 'read_annotation', 'read_picture', 'Folder', 'Zip',
            'find_celeba', 'CelebA', 'crop_fractions', 'take_crop', 'FaceWorld', 'open_source', 'in_order',
            'cache_folder', 'locked', 'build_cache', 'Pictures', 'cached', 'moved', 'gather', 'members', 'EditBatches',
-           'show_edits', 'fewest_differences', 'balanced', 'dataloaders', 'download']
+           'show_edits', 'fewest_differences', 'details', 'correlation', 'Gallery', 'balanced', 'dataloaders',
+           'download']
 
 # %% ../nbs/20_data.ipynb #46f71e33
 import copy
@@ -30,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastcore.basics import patch
@@ -38,7 +40,7 @@ from PIL import Image
 
 from .attributes import CELEBA, REGIONS, check_attributes, label_names, parse_region
 from .core import RunFailed, WrongInput, best_device, data_home, generator, grid, nearest, per_picture, quick, to_unit
-from .masks import TEMPLATE, erase, labels_that_count, region_mask, template_points, training_masks
+from .masks import TEMPLATE, erase, labels_that_count, onto, region_mask, template_points, training_masks
 
 # %% ../nbs/20_data.ipynb #6fddafe7
 def _values(rows, first, path, allowed):
@@ -650,6 +652,90 @@ def twins(self:EditBatches,
     j, at = others[differ.argmin(1).numpy()], torch.full((len(i),), p.margin)
     x, _ = gather(p.pixels(j), p.points(j), p.size, at, at, per_picture(torch.rand, len(i), generator=g) < .5)
     return to_unit(x.to(self.device)), counts.any(1).to(self.device)
+
+# %% ../nbs/20_data.ipynb #df189634
+def details(
+    x:torch.Tensor, # (n,3,S,S) in [-1,1]
+    P:torch.Tensor, # (n,5,2) landmarks in pixels
+)->tuple: # (n,3,32,32) fine and (n,3,8,8) coarse log colours, and (n,) where the nose lies between the eyes: 0 in the middle, .5 at the right one
+    "What faces are compared by, when twins are to be alike"
+    from torchvision.transforms.functional import gaussian_blur
+    e = P[:, 1] - P[:, 0]
+    turn = ((P[:, 2] - P[:, :2].mean(1))*e).sum(1)/e.square().sum(1)
+    x = onto(x.float(), P/x.shape[-1], template_points('faces', 1).to(P).expand_as(P))
+    log = (F.interpolate(x, (64, 64), mode='area')/2 + .58).clamp(min=.08).log()
+    return F.avg_pool2d(log - gaussian_blur(log, 25, 4.), 2), F.avg_pool2d(log, 8), turn
+
+# %% ../nbs/20_data.ipynb #a5f989a6
+def correlation(
+    a:torch.Tensor, # (n,d)
+    b:torch.Tensor, # (c,d)
+    w:torch.Tensor, # (n,d): weights, for each a its own
+    b2:torch.Tensor=None, # b^2, if it is at hand
+)->torch.Tensor: # (n,c) in -1..1
+    "Of each a with each b, about 0, where w lies"
+    return (w*a) @ b.T / ((w*a*a).sum(1, keepdim=True)*(w @ (b.square() if b2 is None else b2).T)).clamp(min=1e-9).sqrt()
+
+# %% ../nbs/20_data.ipynb #84bbcda4
+class Gallery:
+    "Pictures from which twins are chosen, and their details"
+    def __init__(self, pictures, idxs, device):
+        self.idxs, parts = torch.from_numpy(idxs), np.array_split(idxs, -(-len(idxs)//512))
+        shown = (pictures.framed(i) for i in parts)
+        fine, coarse, turn = map(torch.cat, zip(*(details(to_unit(x.to(device)), P.to(device)) for x, P in shown)))
+        self.labels, self.turn, self.spread = pictures.labels[self.idxs].float(), turn, turn.std()
+        self.mean = coarse.mean(0)
+        self.fine, self.coarse = fine.flatten(1), (coarse - self.mean).flatten(1)
+        self.fine2 = self.fine.square()
+
+    def unlikeness(self,
+        x:torch.Tensor, # (n,3,S,S) in [-1,1]
+        P:torch.Tensor, # (n,5,2) landmarks in pixels
+        M:torch.Tensor, # (n,1,S,S)
+        most:torch.Tensor, # (n,1): with more correlation of the coarse colours nobody is a twin
+        enough:float=.7, # nor with less difference in turn, in standard deviations
+    )->torch.Tensor: # (n,c): 1 - correlation of the fine parts; 3 or more if that is forbidden
+        "How little is each picture of the gallery like each x, where M lies?"
+        fine, coarse, turn = details(x, P)
+        M = onto(M.float(), P/x.shape[-1], template_points('faces', 1).to(P).expand_as(P))
+        within = lambda size: F.interpolate(M, (size, size), mode='area').expand(-1, 3, -1, -1).flatten(1)
+        same_light = correlation((coarse - self.mean).flatten(1), self.coarse, within(8)) > most
+        same_turn = (turn[:, None] - self.turn).abs() < enough*self.spread
+        return 1 - correlation(fine.flatten(1), self.fine, within(32), self.fine2) + 6*same_light + 3*same_turn
+
+@patch
+def gallery(self:EditBatches,
+    k:int, # number of the batch
+    size:int=2048, # candidates
+    last:int=256, # batches have the same ones
+)->Gallery:
+    "Whom twins of batch k are chosen from"
+    number = k//last
+    if getattr(self, 'hung', (None,))[0] != number:
+        chosen = torch.randint(len(self.idxs), (size,), generator=generator(self.seed, 'gallery', number))
+        self.hung = number, Gallery(self.pictures, self.idxs[chosen.numpy()], self.device)
+    return self.hung[1]
+
+# %% ../nbs/20_data.ipynb #609aed4a
+@patch
+def alike(self:EditBatches,
+    k:int, # number of the batch, from 0
+    M:torch.Tensor, # (n,1,S,S) its masks
+)->torch.Tensor: # (n,3,S,S) in [-1,1]
+    "For each face of batch k a twin that is like it in detail where M lies, and unlike it in light, skin and turn"
+    p, (i, dx, dy, flip), gallery = self.pictures, (t[:self.bs] for t in _chosen(self, k)[:4]), self.gallery(k)
+    counts, y = labels_that_count(M, self.landmarks(k), p.attributes).cpu().float(), p.labels[i].float()
+    differ = (counts*y).sum(1, keepdim=True) + (counts - 2*counts*y) @ gallery.labels.T
+    differ[i[:, None]==gallery.idxs] = torch.inf
+    most = .8*per_picture(torch.rand, len(i), 1, generator=generator(self.seed, 'alike', k, part=self.part)).to(self.device) - .3
+    def unlikeness(mirrored):
+        x, P = gather(*_onto(self.device, p.pixels(i), p.points(i)), p.size, *_onto(self.device, dx, dy, flip ^ mirrored))
+        return gallery.unlikeness(to_unit(x), P, M.flip(-1) if mirrored else M, most)
+    cost = torch.cat([unlikeness(False), unlikeness(True)], 1) + 20*differ.repeat(1, 2).to(self.device)
+    best, n = cost.argmin(1).cpu(), len(gallery.idxs)
+    j, at = gallery.idxs[best % n].numpy(), torch.full((len(i),), p.margin)
+    x, _ = gather(p.pixels(j), p.points(j), p.size, at, at, best >= n)
+    return to_unit(x.to(self.device))
 
 # %% ../nbs/20_data.ipynb #79addf4e
 def balanced(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'PRESETS', 'SIZES', 'CODE_SIZES', 'KEEP', 'DOUBT', 'FORMAT', 'NAMES', 'Config', 'check_config', 'config',
-           'widths', 'halvings', 'chain', 'relative', 'rim', 'spread', 'Finder', 'onto', 'Encoder', 'GeneratorEncoder',
+           'widths', 'halvings', 'chain', 'relative', 'rim', 'spread', 'Finder', 'Encoder', 'GeneratorEncoder',
            'GeneratorDecoder', 'Generator', 'changed', 'EBGAN', 'Classifier', 'AttEBGAN', 'Discriminator', 'build',
            'build_discriminator', 'vary_light', 'even', 'vary_pose', 'vary_sides', 'vary', 'vary_slightly',
            'save_weights', 'load_weights', 'find_weights', 'mean_of']
@@ -24,10 +24,10 @@ from .blocks import NORMS, Down, Join, Residual, Up, init_
 from .attributes import check_attributes
 from .core import RunFailed, WrongInput, asset, nearest, per_picture, written
 from .labels import composed, filtered
-from .masks import labels_that_count, template_points
+from .masks import labels_that_count, onto, template_points
 
 # %% ../nbs/32_models.ipynb #33dc5e5e
-MODELS, PRESETS, SIZES, CODE_SIZES = ('ebgan', 'att-ebgan'), ('course', 'paper', 'photographs'), (16, 32, 64, 128, 256, 512), (4, 8, 16)
+MODELS, PRESETS, SIZES, CODE_SIZES = ('ebgan', 'att-ebgan'), ('course', 'paper', 'photographs', 'detailed'), (16, 32, 64, 128, 256, 512), (4, 8, 16)
 
 @dataclass(frozen=True)
 class Config:
@@ -84,9 +84,9 @@ def config(
     **kwargs # fields of Config, in place of the preset's values
 )->Config:
     "The configuration of a preset"
-    named = {'course': {},
-        'paper': dict(g_width=48, e_depth=0, g_depth=0, code_channels=64, skips=False, e_aligns=False, e_relative=False, g_sees_M=False, d_sees_M=False, d_patches=False, d_norm='none'),
-        'photographs': dict(e_width=64, e_depth=0, g_depth=2, code_size=16, code_channels=32, e_aligns=False, fills=True)}[nearest(preset, PRESETS, 'preset')]
+    room = dict(e_width=64, e_depth=0, g_depth=2, code_size=16, code_channels=32, fills=True)
+    named = {'course': {}, 'detailed': room, 'photographs': room | dict(e_aligns=False),
+        'paper': dict(g_width=48, e_depth=0, g_depth=0, code_channels=64, skips=False, e_aligns=False, e_relative=False, g_sees_M=False, d_sees_M=False, d_patches=False, d_norm='none')}[nearest(preset, PRESETS, 'preset')]
     for name in kwargs: nearest(name, [f.name for f in fields(Config)], 'config value')
     kwargs |= {k: tuple(v) for k, v in kwargs.items() if k=='attributes' and isinstance(v, list)} # as JSON has it
     n, (k, free) = len(kwargs.get('attributes', ())), (8, 0) if preset=='paper' else (4, 8)
@@ -163,19 +163,6 @@ class Finder(nn.Module):
     )->torch.Tensor: # (N,5,2) x and y, as fractions of the picture, in CelebA's order
         for layer in self.down: x = layer(x)
         return self.points(x.flatten(1)).float().view(-1, 5, 2)
-
-# %% ../nbs/32_models.ipynb #a9c08518
-def onto(
-    B:torch.Tensor, # (N,3,S,S) exemplars
-    P_B:torch.Tensor, # (N,5,2) their landmarks, as fractions of the picture
-    P_A:torch.Tensor, # (N,5,2) those of the sources
-)->torch.Tensor: # (N,3,S,S)
-    "B turned, scaled and shifted until its eyes lie where A has them"
-    a, b = (2*torch.complex(*P[:, :2].float().unbind(-1)) - (1+1j) for P in (P_A, P_B)) # (N,2) eyes in [-1,1], as `affine_grid` counts
-    t = (b[:, 1] - b[:, 0])/(a[:, 1] - a[:, 0])
-    s = b[:, 0] - t*a[:, 0]
-    rows = torch.stack([t.real, -t.imag, s.real, t.imag, t.real, s.imag], 1).view(-1, 2, 3)
-    return F.grid_sample(B, F.affine_grid(rows.to(B.dtype), B.shape, align_corners=False), padding_mode='border', align_corners=False)
 
 # %% ../nbs/32_models.ipynb #9986f1dd
 class Encoder(nn.Module):
