@@ -6,8 +6,7 @@
 __all__ = ['MAX_PIXELS', 'ANNOTATIONS', 'CROPS', 'VERSION', 'PAGE', 'read_annotation', 'read_picture', 'Folder', 'Zip',
            'find_celeba', 'CelebA', 'crop_fractions', 'take_crop', 'FaceWorld', 'open_source', 'in_order',
            'cache_folder', 'locked', 'build_cache', 'Pictures', 'cached', 'moved', 'gather', 'members', 'EditBatches',
-           'show_edits', 'fewest_differences', 'details', 'correlation', 'Gallery', 'balanced', 'dataloaders',
-           'download']
+           'show_edits', 'differences', 'details', 'correlation', 'Gallery', 'balanced', 'dataloaders', 'download']
 
 # %% ../nbs/20_data.ipynb #46f71e33
 import copy
@@ -626,15 +625,14 @@ def _caption(y, attributes, most=3):
     return '\n'.join(names[:most - (len(names) > most)] + ['...']*(len(names) > most)) or '-'
 
 # %% ../nbs/20_data.ipynb #ee2cc178
-def fewest_differences(
+def differences(
     y:torch.Tensor, # (n,m) labels of 0/1
     counts:torch.Tensor, # (n,m) of 0/1: which labels count
     others:torch.Tensor, # (c,m) labels of the candidates
-    generator:torch.Generator, # on the CPU: for choices between equals
-)->torch.Tensor: # (n,c): differences, and less than 1 for chance
+)->torch.Tensor: # (n,c)
     "In how many labels that count does each candidate differ?"
     wy = counts*y
-    return wy.sum(1, keepdim=True) + (counts - 2*wy) @ others.T + .9*per_picture(torch.rand, len(y), len(others), generator=generator).to(y)
+    return wy.sum(1, keepdim=True) + (counts - 2*wy) @ others.T
 
 # %% ../nbs/20_data.ipynb #29e31b05
 @patch
@@ -647,7 +645,8 @@ def twins(self:EditBatches,
     p, i, g = self.pictures, _chosen(self, k)[0][:self.bs], generator(self.seed, 'twins', k, part=self.part)
     counts = labels_that_count(M, self.landmarks(k), p.attributes).cpu()
     others = self.idxs[torch.randint(len(self.idxs), (pool,), generator=g).numpy()]
-    differ = fewest_differences(p.labels[i].float(), counts, p.labels[others].float(), g)
+    differ = differences(p.labels[i].float(), counts, p.labels[others].float())
+    differ += .9*per_picture(torch.rand, len(i), pool, generator=g) # chance decides between equals
     differ[i[:, None]==torch.from_numpy(others)] = torch.inf        # nobody is his own twin
     j, at = others[differ.argmin(1).numpy()], torch.full((len(i),), p.margin)
     x, _ = gather(p.pixels(j), p.points(j), p.size, at, at, per_picture(torch.rand, len(i), generator=g) < .5)
@@ -659,12 +658,12 @@ def details(
     P:torch.Tensor, # (n,5,2) landmarks in pixels
 )->tuple: # (n,3,32,32) fine and (n,3,8,8) coarse log colours, and (n,) where the nose lies between the eyes: 0 in the middle, .5 at the right one
     "What faces are compared by, when twins are to be alike"
-    from torchvision.transforms.functional import gaussian_blur
     e = P[:, 1] - P[:, 0]
     turn = ((P[:, 2] - P[:, :2].mean(1))*e).sum(1)/e.square().sum(1)
     x = onto(x.float(), P/x.shape[-1], template_points('faces', 1).to(P).expand_as(P))
     log = (F.interpolate(x, (64, 64), mode='area')/2 + .58).clamp(min=.08).log()
-    return F.avg_pool2d(log - gaussian_blur(log, 25, 4.), 2), F.avg_pool2d(log, 8), turn
+    coarse = F.avg_pool2d(log, 8)
+    return F.avg_pool2d(log, 2) - F.interpolate(coarse, (32, 32), mode='bilinear'), coarse, turn
 
 # %% ../nbs/20_data.ipynb #a5f989a6
 def correlation(
@@ -694,19 +693,21 @@ class Gallery:
         M:torch.Tensor, # (n,1,S,S)
         most:torch.Tensor, # (n,1): with more correlation of the coarse colours nobody is a twin
         enough:float=.7, # nor with less difference in turn, in standard deviations
-    )->torch.Tensor: # (n,c): 1 - correlation of the fine parts; 3 or more if that is forbidden
+    )->torch.Tensor: # (n,2c): 1 - correlation of the fine parts, with each candidate, then with each one mirrored; 3 or more if that is forbidden
         "How little is each picture of the gallery like each x, where M lies?"
         fine, coarse, turn = details(x, P)
         M = onto(M.float(), P/x.shape[-1], template_points('faces', 1).to(P).expand_as(P))
+        fine, coarse, M = (torch.cat([t, t.flip(-1)]) for t in (fine, coarse, M)) # to mirror x is less work than to mirror all others
         within = lambda size: F.interpolate(M, (size, size), mode='area').expand(-1, 3, -1, -1).flatten(1)
-        same_light = correlation((coarse - self.mean).flatten(1), self.coarse, within(8)) > most
-        same_turn = (turn[:, None] - self.turn).abs() < enough*self.spread
-        return 1 - correlation(fine.flatten(1), self.fine, within(32), self.fine2) + 6*same_light + 3*same_turn
+        same_light = correlation((coarse - self.mean).flatten(1), self.coarse, within(8)) > most.repeat(2, 1)
+        same_turn = (torch.cat([turn, -turn])[:, None] - self.turn).abs() < enough*self.spread
+        unlike = 1 - correlation(fine.flatten(1), self.fine, within(32), self.fine2) + 6*same_light + 3*same_turn
+        return torch.cat([*unlike.split(len(x))], 1)
 
 @patch
 def gallery(self:EditBatches,
     k:int, # number of the batch
-    size:int=2048, # candidates
+    size:int=4096, # candidates
     last:int=256, # batches have the same ones
 )->Gallery:
     "Whom twins of batch k are chosen from"
@@ -722,16 +723,16 @@ def alike(self:EditBatches,
     k:int, # number of the batch, from 0
     M:torch.Tensor, # (n,1,S,S) its masks
 )->torch.Tensor: # (n,3,S,S) in [-1,1]
-    "For each face of batch k a twin that is like it in detail where M lies, and unlike it in light, skin and turn"
+    "For each face of batch k a twin that is like it in detail where M lies, and unlike it in light, skin and turn; in labels that do not count like anybody"
     p, (i, dx, dy, flip), gallery = self.pictures, (t[:self.bs] for t in _chosen(self, k)[:4]), self.gallery(k)
     counts, y = labels_that_count(M, self.landmarks(k), p.attributes).cpu().float(), p.labels[i].float()
-    differ = (counts*y).sum(1, keepdim=True) + (counts - 2*counts*y) @ gallery.labels.T
+    g = generator(self.seed, 'alike', k, part=self.part)
+    stranger = p.labels[self.idxs[per_picture(partial(torch.randint, len(self.idxs)), len(i), generator=g).numpy()]].float()
+    differ = 20*differences(y, counts, gallery.labels) + .12*differences(stranger, 1 - counts, gallery.labels)
     differ[i[:, None]==gallery.idxs] = torch.inf
-    most = .8*per_picture(torch.rand, len(i), 1, generator=generator(self.seed, 'alike', k, part=self.part)).to(self.device) - .3
-    def unlikeness(mirrored):
-        x, P = gather(*_onto(self.device, p.pixels(i), p.points(i)), p.size, *_onto(self.device, dx, dy, flip ^ mirrored))
-        return gallery.unlikeness(to_unit(x), P, M.flip(-1) if mirrored else M, most)
-    cost = torch.cat([unlikeness(False), unlikeness(True)], 1) + 20*differ.repeat(1, 2).to(self.device)
+    most = .8*per_picture(torch.rand, len(i), 1, generator=g).to(self.device) - .3
+    x, P = gather(*_onto(self.device, p.pixels(i), p.points(i)), p.size, *_onto(self.device, dx, dy, flip))
+    cost = gallery.unlikeness(to_unit(x), P, M, most) + differ.repeat(1, 2).to(self.device)
     best, n = cost.argmin(1).cpu(), len(gallery.idxs)
     j, at = gallery.idxs[best % n].numpy(), torch.full((len(i),), p.margin)
     x, _ = gather(p.pixels(j), p.points(j), p.size, at, at, best >= n)
