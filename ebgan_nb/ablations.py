@@ -54,7 +54,7 @@ class Study:
 
 STUDIES = {'ebgan': Study(ARMS, ['region', 'edit, paper', 'reconstruction']),
            'att-ebgan': Study(ATT_ARMS, ['kept', 'dropped', 'uninvited', 'elsewhere', 'nearer than EBGAN'],
-                              430, 'att-ebgan', init='faces')}
+                              430, 'att-ebgan', init='faces-course')}
 
 # %% ../nbs/62_ablations.ipynb #d116fb85
 def train_arm(

@@ -39,6 +39,7 @@ class Config:
     g_width: int = 32         # of G's first layer; up to 8 times
     d_width: int = 32         # of D's first layer; up to 4 times
     e_depth: int = 1          # residual blocks of E, at the size of the code
+    e_deep: int = 0           # channels of those blocks; 0: those of the code
     g_depth: int = 1          # residual blocks of G's decoder, where the code joins it
     code_channels: int = 16   # of the code map
     code_size: int = 8        # the code map is code_size x code_size, one of CODE_SIZES
@@ -71,6 +72,7 @@ def check_config(
         if not 1 <= getattr(c, name) <= 512: raise WrongInput(f'config: {name} {getattr(c, name)} is not in 1..512')
     for name in ('e_depth', 'g_depth'):
         if not 0 <= getattr(c, name) <= 32: raise WrongInput(f'config: {name} {getattr(c, name)} is not in 0..32')
+    if not 0 <= c.e_deep <= 512: raise WrongInput(f'config: e_deep {c.e_deep} is not in 0..512')
     if bool(c.attributes) != (c.model=='att-ebgan'): raise WrongInput(f"config: attributes are what 'att-ebgan' filters by, at least one; 'ebgan' has none")
     check_attributes(list(c.attributes))
     blocks = c.code_channels - c.free
@@ -84,8 +86,8 @@ def config(
     **kwargs # fields of Config, in place of the preset's values
 )->Config:
     "The configuration of a preset"
-    room = dict(e_width=64, e_depth=0, g_depth=2, code_size=16, code_channels=32, fills=True)
-    named = {'course': {}, 'detailed': room, 'photographs': room | dict(e_aligns=False),
+    room = dict(e_width=64, g_depth=2, code_size=16, code_channels=32, fills=True)
+    named = {'course': {}, 'detailed': room | dict(e_depth=4, e_deep=64), 'photographs': room | dict(e_depth=0, e_aligns=False),
         'paper': dict(g_width=48, e_depth=0, g_depth=0, code_channels=64, skips=False, e_aligns=False, e_relative=False, g_sees_M=False, d_sees_M=False, d_patches=False, d_norm='none')}[nearest(preset, PRESETS, 'preset')]
     for name in kwargs: nearest(name, [f.name for f in fields(Config)], 'config value')
     kwargs |= {k: tuple(v) for k, v in kwargs.items() if k=='attributes' and isinstance(v, list)} # as JSON has it
@@ -171,9 +173,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.relative, self.fills, n = c.e_relative, c.fills, halvings(c.size, c.code_size)
         self.find = Finder(c) if c.e_aligns else None # landmarks of a picture, as fractions
-        self.down = chain(4, (*widths(c.e_width, n-1, 4), c.code_channels), c.norm, bare=not c.e_depth)
-        self.deep = nn.Sequential(*(Residual(c.code_channels, c.norm) for _ in range(c.e_depth)))
-        if c.e_depth: self.deep.append(init_(nn.Conv2d(c.code_channels, c.code_channels, 1)))
+        deep = c.e_depth and c.e_deep or c.code_channels
+        self.down = chain(4, (*widths(c.e_width, n-1, 4), deep), c.norm, bare=not c.e_depth)
+        self.deep = nn.Sequential(*(Residual(deep, c.norm) for _ in range(c.e_depth)))
+        if c.e_depth: self.deep.append(init_(nn.Conv2d(deep, c.code_channels, 1)))
 
     def forward(self,
         B:torch.Tensor, # (N,3,S,S) in [-1,1]
@@ -525,7 +528,7 @@ def load_weights(
     return net.eval(), info
 
 # %% ../nbs/32_models.ipynb #b3f9bae9
-NAMES = ('faces', 'celeba', 'faces-att', 'celeba-att') # weights that the package ships, or will ship
+NAMES = ('faces', 'celeba', 'faces-att', 'celeba-att', 'faces-course') # weights that the package ships, or will ship
 
 def _shipped(name): # one of NAMES
     "The file of weights that lie in the package"

@@ -147,7 +147,7 @@ def rest(
     for p in net.parameters(): p.grad = None
 
 # %% ../nbs/50_training.ipynb #5e64a935
-TWINS = dict(course=.9, paper=0., photographs=0., detailed=.9) # share of twins
+TWINS = dict(course=.9, paper=0., photographs=0., detailed=1.) # share of twins
 ALIKE = dict(course=0., paper=0., photographs=0., detailed=.67) # share of those that are alike, too
 VARY = dict(course=vary, paper=None, photographs=vary_slightly, detailed=vary_slightly) # what E sees in place of A; None: A itself
 
@@ -157,8 +157,9 @@ def seen(self:Adversarial, A, B, M):
     g = generator(self.seed, 'seen', self.k, part=self.dls.train.part)
     if not self.twins: return self.vary(A, B, M, g)
     twin, found = self.dl.twins(self.k, M)
-    alike = found & (per_picture(torch.rand, len(A), generator=g) < self.alike).to(found.device) if self.alike else ~found
-    if self.alike and alike.any(): twin[alike] = self.dl.alike(self.k, M)[alike]
+    if self.alike:
+        alike = found & (per_picture(torch.rand, len(A), generator=g) < self.alike).to(found.device)
+        twin[alike] = self.dl.alike(self.k, M)[alike]
     with self.model.autocast(): seen = self.model.net.aligned(A, twin)
     rest = ~(found & (per_picture(torch.rand, len(A), generator=g) < self.twins).to(found.device))
     if rest.any(): seen[rest] = self.vary(A[rest], B[rest], M[rest], g.of(rest.cpu()))
@@ -629,7 +630,7 @@ class Decay(Callback):
     def after_fit(self):
         for h, lr in zip(self.opt.hypers, self.full): h['lr'] = lr
 
-FULL_RATE = dict(course=500, photographs=1500, detailed=1500)  # batches at full rate; `paper` keeps its rate
+FULL_RATE = dict(course=500, photographs=1500, detailed=2500)  # batches at full rate; `paper` keeps its rate
 
 # %% ../nbs/50_training.ipynb #ede090f5
 def new_run(
