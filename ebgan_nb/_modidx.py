@@ -143,6 +143,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'ebgan_nb.data.locked': ('data.html#locked', 'ebgan_nb/data.py'),
                                'ebgan_nb.data.members': ('data.html#members', 'ebgan_nb/data.py'),
                                'ebgan_nb.data.moved': ('data.html#moved', 'ebgan_nb/data.py'),
+                               'ebgan_nb.data.on_template': ('data.html#on_template', 'ebgan_nb/data.py'),
                                'ebgan_nb.data.open_source': ('data.html#open_source', 'ebgan_nb/data.py'),
                                'ebgan_nb.data.read_annotation': ('data.html#read_annotation', 'ebgan_nb/data.py'),
                                'ebgan_nb.data.read_picture': ('data.html#read_picture', 'ebgan_nb/data.py'),

@@ -6,7 +6,8 @@
 __all__ = ['MAX_PIXELS', 'ANNOTATIONS', 'CROPS', 'VERSION', 'PAGE', 'read_annotation', 'read_picture', 'Folder', 'Zip',
            'find_celeba', 'CelebA', 'crop_fractions', 'take_crop', 'FaceWorld', 'open_source', 'in_order',
            'cache_folder', 'locked', 'build_cache', 'Pictures', 'cached', 'moved', 'gather', 'members', 'EditBatches',
-           'show_edits', 'differences', 'details', 'correlation', 'Gallery', 'balanced', 'dataloaders', 'download']
+           'show_edits', 'differences', 'on_template', 'details', 'correlation', 'Gallery', 'balanced', 'dataloaders',
+           'download']
 
 # %% ../nbs/20_data.ipynb #46f71e33
 import copy
@@ -653,6 +654,13 @@ def twins(self:EditBatches,
     return to_unit(x.to(self.device)), counts.any(1).to(self.device)
 
 # %% ../nbs/20_data.ipynb #df189634
+def on_template(
+    x:torch.Tensor, # (n,c,S,S)
+    P:torch.Tensor, # (n,5,2) landmarks in pixels
+)->torch.Tensor: # (n,c,S,S)
+    "Pictures, or masks, with the eyes where the template has them"
+    return onto(x.float(), P/x.shape[-1], template_points('faces', 1).to(P).expand_as(P))
+
 def details(
     x:torch.Tensor, # (n,3,S,S) in [-1,1]
     P:torch.Tensor, # (n,5,2) landmarks in pixels
@@ -660,8 +668,7 @@ def details(
     "What faces are compared by, when twins are to be alike"
     e = P[:, 1] - P[:, 0]
     turn = ((P[:, 2] - P[:, :2].mean(1))*e).sum(1)/e.square().sum(1)
-    x = onto(x.float(), P/x.shape[-1], template_points('faces', 1).to(P).expand_as(P))
-    log = (F.interpolate(x, (64, 64), mode='area')/2 + .58).clamp(min=.08).log()
+    log = (F.interpolate(on_template(x, P), (64, 64), mode='area')/2 + .58).clamp(min=.08).log()
     coarse = F.avg_pool2d(log, 8)
     return F.avg_pool2d(log, 2) - F.interpolate(coarse, (32, 32), mode='bilinear'), coarse, turn
 
@@ -696,13 +703,12 @@ class Gallery:
     )->torch.Tensor: # (n,2c): 1 - correlation of the fine parts, with each candidate, then with each one mirrored; 3 or more if that is forbidden
         "How little is each picture of the gallery like each x, where M lies?"
         fine, coarse, turn = details(x, P)
-        M = onto(M.float(), P/x.shape[-1], template_points('faces', 1).to(P).expand_as(P))
-        fine, coarse, M = (torch.cat([t, t.flip(-1)]) for t in (fine, coarse, M)) # to mirror x is less work than to mirror all others
+        fine, coarse, M = (torch.cat([t, t.flip(-1)]) for t in (fine, coarse, on_template(M, P))) # to mirror x is less work than to mirror all others
         within = lambda size: F.interpolate(M, (size, size), mode='area').expand(-1, 3, -1, -1).flatten(1)
         same_light = correlation((coarse - self.mean).flatten(1), self.coarse, within(8)) > most.repeat(2, 1)
         same_turn = (torch.cat([turn, -turn])[:, None] - self.turn).abs() < enough*self.spread
         unlike = 1 - correlation(fine.flatten(1), self.fine, within(32), self.fine2) + 6*same_light + 3*same_turn
-        return torch.cat([*unlike.split(len(x))], 1)
+        return torch.cat(unlike.split(len(x)), 1)
 
 @patch
 def gallery(self:EditBatches,

@@ -107,10 +107,11 @@ class LossWeights:
         name:str, # 'course', 'paper', 'photographs' or 'detailed'
     ):
         "`paper`: the printed weights; `course`: this class's defaults; `photographs`: sharp rather than safe"
-        return {'course': cls(), 'detailed': cls(),
+        presets = {'course': cls(), 'detailed': cls(),
                 'paper': cls(rec=100., rec_in_M=0., cyc=10., adv=1., code=0., find=0., detach=False,
                              cls=10., cyc_filtered=False, cls_mean=False, cls_sees='A_b', cls_region=False, drop=0., mixed=0.),
-                'photographs': cls(rec_in_M=20., square=False, adv=.3, code=.01)}[nearest(name, ('course', 'paper', 'photographs', 'detailed'), 'preset')]
+                'photographs': cls(rec_in_M=20., square=False, adv=.3, code=.01)}
+        return presets[nearest(name, presets, 'preset')]
 
 # %% ../nbs/40_losses.ipynb #90277535
 def generator_loss(
