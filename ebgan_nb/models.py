@@ -345,7 +345,7 @@ class AttEBGAN(EBGAN):
     ):
         "Filtered codes: A's own, and the edit's"
         if counts is None: counts = labels_that_count(M, None, self.attributes)
-        y_A, y_B = (counts*(self.labels(x) if y is None else y) for x, y in ((A, y_A), (B, y_B)))
+        y_A, y_B = (counts*(self.labels(x) if y is None else y.to(counts)) for x, y in ((A, y_A), (B, y_B)))
         code_A, code_B = self.encoded(A, B, M)
         return self.filter(code_A, y_A), composed(code_A, code_B, y_A, y_B, listed, others, strength, self.config.free)
 
