@@ -398,7 +398,7 @@ def _write_rest(part, source, size, crop, labels, points, bad):
 def _right(info): # what info.json says makes sense
     whats = dict(kind=str, size=int, crop=list, attributes=list, bad=list, unlabelled=int)
     return all(type(info.get(k)) is t for k, t in whats.items()) and info['kind'] in ('faces', 'celeba') and info['size'] in range(16, 513, 16) and \
-        all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in info['crop']) and len(info['crop'])==4 and all(isinstance(b, list) and len(b)==2 for b in info['bad'])
+        all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in info['crop']) and len(info['crop'])==4 and all(isinstance(b, list) and [*map(type, b)]==[str, str] for b in info['bad'])
 
 def _opened(folder):
     "info.json and the arrays of a cache: images (memory-mapped), labels, partition and landmarks (or None); what was not written by `build_cache` is refused"
@@ -422,7 +422,7 @@ class Pictures:
     def __init__(self, folder):
         self.folder = Path(folder)
         try: self.info, self.images, labels, self.partition, landmarks = _opened(self.folder)
-        except Exception as e: raise WrongInput(f'the cache {folder} is damaged ({e}): delete that folder, it is built anew') from None # a broken array raises anything
+        except Exception as e: raise WrongInput(f'the cache {folder} is damaged ({e!s:.200}): delete that folder, it is built anew') from None # a broken array raises anything
         self.labels, self.landmarks = torch.from_numpy(labels), None if landmarks is None else torch.from_numpy(landmarks)
         self.size, self.margin, self.attributes = self.info['size'], self.info['size']//16, self.info['attributes']
         self.template = _template(self)
