@@ -297,7 +297,8 @@ def picture(
     w, h = image.size
     if w*h > MAX_PIXELS: raise WrongInput(f'{what}: {w} x {h} pixels are refused before decoding, {MAX_PIXELS:,} at most: make it smaller')
     if min(w, h) < MIN_SIDE: raise WrongInput(f'{what}: {w} x {h} pixels are too few, {MIN_SIDE} x {MIN_SIDE} at least')
-    with suppress(Exception): # a torn note is none, and of a torn picture `decoded` complains
+    with suppress(Exception), warnings.catch_warnings(): # a torn note is none, and of a torn picture `decoded` complains
+        warnings.simplefilter('ignore')
         if image.getexif().get(0x112, 1)!=1: image = image.copy() # it will be turned, and it is somebody else's
     image = decoded(image, what)
     try: return _four_modes(image)
