@@ -45,7 +45,7 @@ def browser():
 
 @pytest.fixture(scope='module')
 def voila(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp('voila')/'log') as url: yield url
+    with serving(tmp_path_factory.mktemp('voila')/'log', 'tools/studio.ipynb', '--Kernels.absence=10') as url: yield url
 
 class Page:
     "The studio's page, in words"
