@@ -45,7 +45,7 @@ def browser():
 
 @pytest.fixture(scope='module')
 def voila(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp('voila')/'log') as url: yield url
+    with serving(tmp_path_factory.mktemp('voila')/'log', 'tools/studio.ipynb', '--Kernels.absence=10') as url: yield url
 
 class Page:
     "The studio's page, in words"
@@ -88,7 +88,8 @@ def opened(page, where, address, notebook='tools/studio.ipynb', content=None):
 @pytest.fixture(params=['lab', 'voila'])
 def studio(request, browser):
     page = browser.new_page(viewport=dict(width=1280, height=1000), accept_downloads=True)
-    yield opened(page, request.param, request.getfixturevalue(request.param)), request.param
+    address = request.getfixturevalue(request.param)
+    yield opened(page, request.param, address[0] if request.param=='lab' else address), request.param
     page.close()
 
 def latency(s, where, size):
@@ -314,6 +315,7 @@ def test_visitors_at_once(voila, browser):
     pages, earlier, start = [c.new_page() for c in contexts], {*kernels(voila.pid)}, time.time()
     def theirs(): return {k: v for k, v in kernels(voila.pid).items() if k not in earlier}
     for p in pages: pressed(p, voila)
+    for p in pages: p.wait_for_url('**/studio?*', wait_until='commit', timeout=120_000)
     until(pages, '() => !!document.querySelector(".eb-after") && !!document.querySelector(".eb canvas")', [True]*VISITORS, 300)
     print(f'{VISITORS} visitors: {time.time() - start:.0f} s until the last one sees the page')
     for k, p in enumerate(pages): p.locator('.eb-upload input').set_input_files(dict(name=f'mine-{k}.png', mimeType='image/png', buffer=png(own[k])))
@@ -405,7 +407,7 @@ def test_latency_at_128_pixels(lab, browser, tmp_path):
     nb['cells'][0]['source'] = f"from ebgan_nb.studio import Studio; Studio({str(tmp_path/'w.safetensors')!r})"
     (tmp_path/'studio.ipynb').write_text(json.dumps(nb))
     page = browser.new_page(viewport=dict(width=1280, height=1000))
-    latency(opened(page, 'lab', lab, 'studio-128.ipynb', nb), 'lab', 128)
+    latency(opened(page, 'lab', lab[0], 'studio-128.ipynb', nb), 'lab', 128)
     page.close()
     with serving(tmp_path/'log', tmp_path/'studio.ipynb') as url:
         page = browser.new_page(viewport=dict(width=1280, height=1000))
