@@ -28,7 +28,7 @@ $(READY): settings.ini setup.py pyproject.toml
 	@touch $@
 
 lab: $(READY) ## environment, package, then JupyterLab at the front door, nbs/index.ipynb (LAB_FLAGS="--no-browser --port=8888")
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ROOT_FLAG) $(LAB_FLAGS)
+	$(BIN)/jupyter lab --config=tools/jupyter_lab_config.py --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ROOT_FLAG) $(LAB_FLAGS)
 
 studio: $(READY) ## the studio as a web page of this machine alone, a kernel for each visitor (STUDIO_FLAGS="--no-browser --port=8866")
 	$(BIN)/voila tools/studio.ipynb --Voila.config_file_paths=tools $(STUDIO_FLAGS)
