@@ -5,26 +5,29 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LAB_FLAGS ?=
 STUDIO_FLAGS ?=
+TORCH ?=
 ROOT_FLAG := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # torch's threads spin while they wait, and starve every other process on a small machine
 export OMP_WAIT_POLICY := passive
 # tests, and visitors, run side by side: one thread each, since two that wait for each other beside a busy core take ten times as long
-test test-browser studio: export OMP_NUM_THREADS := 1
+test test-browser test-slow studio: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab studio test test-browser chromium prepare clean
+.PHONY: help env lab studio test test-browser test-slow chromium prepare clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env: $(READY) ## the environment alone: .venv with the package and its tools
+env: $(READY) ## the environment alone: .venv with the package and its tools (TORCH=cpu: without CUDA's 4 GB)
 
+# the link: a JupyterLab that is started in another way than by `make lab` knows the course's settings as well
 $(READY): settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): minutes the first time, because torch is large; seconds afterwards."
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu) -e ".[dev]"
+	@mkdir -p $(VENV)/etc/jupyter && ln -sf "$(CURDIR)/tools/jupyter_lab_config.py" $(VENV)/etc/jupyter/jupyter_lab_config.py
 	@touch $@
 
 lab: $(READY) ## environment, package, then JupyterLab at the front door, nbs/index.ipynb (LAB_FLAGS="--no-browser --port=8888")
@@ -35,7 +38,10 @@ studio: $(READY) ## the studio as a web page of this machine alone, a kernel for
 
 test: $(READY) ## run every notebook as a test, then every check that needs no browser
 	$(BIN)/nbdev_test --timing
-	$(BIN)/pytest -m "not browser"
+	$(BIN)/pytest -m "not browser and not slow"
+
+test-slow: $(READY) ## kills, full disks and hypotheses by the hundred: once before a release
+	$(BIN)/pytest -m slow
 
 test-browser: $(READY) chromium ## open and run every notebook in JupyterLab, in a real browser
 	$(BIN)/pytest -m browser

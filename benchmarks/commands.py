@@ -1,7 +1,8 @@
 "Benchmarks of whole processes: start-up, edits, memory, and two processes that train one net"
 import importlib.util, os, socket, statistics, subprocess, sys, time
 
-from ebgan_nb.core import RunFailed, data_home, to_pil
+from ebgan_nb.core import RunFailed, to_pil
+from ebgan_nb.files import data_home
 from ebgan_nb.faces import draw
 from common import Skipped, benchmark, interleaved, median_of
 from loading import alone, memory

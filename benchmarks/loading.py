@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ebgan_nb.core import data_home
+from ebgan_nb.files import data_home
 from ebgan_nb.data import CelebA, cached, crop_fractions, dataloaders
 from ebgan_nb.faces import write_celeba
 from common import benchmark, home, interleaved, seconds

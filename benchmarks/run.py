@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 from fastprogress.fastprogress import progress_bar
-from ebgan_nb.core import Parser, WrongInput, command, nearest, written
+from ebgan_nb.core import WrongInput, nearest
+from ebgan_nb.files import Parser, command, written
 from ebgan_nb.training import best_precision
 import commands, loading, steps  # they fill the registry
 from common import BENCHMARKS, Scale, Skipped, home, rounded

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from .core import Parser, WrongInput, command, nearest, written
+from .core import WrongInput, nearest
+from .files import Parser, command, written
 from .data import dataloaders
 from .evaluation import CHOICE, evaluate, evaluate_filter
 from .losses import LossWeights

@@ -39,7 +39,8 @@ from fastprogress.fastprogress import progress_bar
 from PIL import Image
 
 from .attributes import CELEBA, REGIONS, check_attributes, label_names, parse_region
-from .core import RunFailed, WrongInput, best_device, data_home, generator, grid, nearest, per_picture, quick, to_unit
+from .core import RunFailed, WrongInput, best_device, generator, grid, nearest, per_picture, quick, to_unit
+from .files import data_home
 from .masks import TEMPLATE, erase, labels_that_count, onto, region_mask, template_points, training_masks
 
 # %% ../nbs/20_data.ipynb #6fddafe7

@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 
 from .attributes import REGIONS, check_attributes, check_labels, label_vector, parse_region
-from .core import Parser, WrongInput, command, nearest, to_pil, to_unit, written
+from .core import WrongInput, nearest, to_pil, to_unit
+from .files import Parser, command, written
 from .labels import OTHERS
 from .masks import labels_that_count, region_mask, soften, template_points
 from .models import KEEP, NAMES, find_weights, load_weights

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from .attributes import REGIONS, parse_region, region_attributes
-from .core import Parser, WrongInput, command, generator, nearest, to_unit, written
+from .core import WrongInput, generator, nearest, to_unit
+from .files import Parser, command, written
 from .faces import transfer
 from .labels import TOUCHED
 from .masks import coverage, labels_that_count, region_mask

@@ -23,7 +23,8 @@ from types import SimpleNamespace
 import torch
 
 from .attributes import CELEBA, check_attributes, parse_region
-from .core import WrongInput, generator, nearest, to_pil, written
+from .core import WrongInput, generator, nearest, to_pil
+from .files import written
 
 # %% ../nbs/11_faces.ipynb #711c434b
 def smooth(

@@ -22,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from .blocks import NORMS, Down, Join, Residual, Up, init_
 from .attributes import check_attributes
-from .core import RunFailed, WrongInput, asset, nearest, per_picture, written
+from .core import RunFailed, WrongInput, nearest, per_picture
+from .files import asset, written
 from .labels import composed, filtered
 from .masks import labels_that_count, onto, template_points
 

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import WrongInput, asset, to_pil, to_unit
+from .core import WrongInput, to_pil, to_unit
+from .files import asset
 from .masks import template_points
 from .models import load_weights
 

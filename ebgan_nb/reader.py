@@ -19,7 +19,8 @@ from fastai.losses import BCEWithLogitsLossFlat
 from fastai.vision.models.xresnet import XResNet
 from torch import nn
 
-from .core import WrongInput, asset, data_home, quick, written
+from .core import WrongInput, quick
+from .files import asset, data_home, written
 from .data import EditBatches, FaceWorld, Pictures, cached
 
 # %% ../nbs/55_reader.ipynb #83cea8c1

@@ -32,7 +32,8 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .attributes import REGION_ATTRIBUTES, REGIONS
-from .core import WrongInput, asset, to_pil, to_unit, written
+from .core import WrongInput, to_pil, to_unit
+from .files import asset, written
 from .editing import Chooser, Editor, align, chosen, cover, encode, fractions, label_tensors, mark, photographed, warp
 from .faces import region_factors, render, sample, transfer
 from .labels import blocks

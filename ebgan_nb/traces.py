@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
 
-from .core import Parser, command, generator, to_uint8, to_unit
+from .core import generator, to_uint8, to_unit
+from .files import Parser, command
 from .evaluation import checked, shown
 from .masks import paste, region_mask, soften
 from .metrics import bootstrap, methods_of, pooled, step

@@ -28,7 +28,8 @@ from fastai.optimizer import Adam
 from fastai.torch_core import find_bs
 from fastcore.basics import noop, patch
 from fastcore.foundation import L
-from .core import Parser, RunFailed, WrongInput, command, data_home, generator, grid, nearest, per_picture, written
+from .core import RunFailed, WrongInput, generator, grid, nearest, per_picture
+from .files import Parser, command, data_home, written
 from .attributes import HOME, check_attributes
 from .data import dataloaders
 from .labels import Asked, asked

@@ -63,6 +63,6 @@ def test_public_names_are_documented(module):
 def test_assets_are_found_above_a_checkout(tmp_path):
     "A folder named ebgan_nb in the working folder, as above a clone, hides the package for `files`, not for us"
     (tmp_path/'ebgan_nb').mkdir()
-    program = "from ebgan_nb.core import asset; print(asset('faces.safetensors').name)"
+    program = "from ebgan_nb.files import asset; print(asset('faces.safetensors').name)"
     found = subprocess.run([sys.executable, '-c', program], cwd=tmp_path, capture_output=True, text=True)
     assert found.stdout.strip()=='faces.safetensors', found.stderr

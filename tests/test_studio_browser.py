@@ -395,7 +395,7 @@ def test_odd_uploads(voila, browser):
 
 def test_latency_at_128_pixels(lab, browser, tmp_path):
     "With weights that nobody trained"
-    from ebgan_nb.core import asset
+from ebgan_nb.files import asset
     from ebgan_nb.models import build, config, load_weights, save_weights
     attributes = load_weights(asset('faces-att.safetensors'))[0].config.attributes
     save_weights(tmp_path/'w.safetensors', build(config(size=128, attributes=attributes)), {})

@@ -9,7 +9,7 @@ from jupyter_server.services.contents.largefilemanager import AsyncLargeFileMana
 from nbdev.clean import clean_nb
 from nbdev.config import get_config as nbdev_config
 
-KEPT = {k: nbdev_config(Path(__file__).parent).get(k) for k in ('allowed_metadata_keys', 'allowed_cell_metadata_keys')}
+KEPT = {k: nbdev_config(Path(__file__).resolve().parent).get(k) for k in ('allowed_metadata_keys', 'allowed_cell_metadata_keys')}
 
 
 class Notebooks(AsyncLargeFileManager):
