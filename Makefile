@@ -34,7 +34,7 @@ lab: $(READY) ## environment, package, then JupyterLab at the front door, nbs/in
 	$(BIN)/jupyter lab --config=tools/jupyter_lab_config.py --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ROOT_FLAG) $(LAB_FLAGS)
 
 studio: $(READY) ## the studio as a web page of this machine alone, a kernel for each visitor (STUDIO_FLAGS="--no-browser --port=8866")
-	$(BIN)/voila tools/studio.ipynb --Voila.config_file_paths=tools $(STUDIO_FLAGS)
+	$(BIN)/python tools/studio_server.py tools/studio.ipynb --Voila.config_file_paths=tools $(STUDIO_FLAGS)
 
 test: $(READY) ## run every notebook as a test, then every check that needs no browser
 	$(BIN)/nbdev_test --timing

@@ -55,7 +55,7 @@ def listening():
     except RuntimeError as e:
         rank, world = part()
         said = re.search(r'(connection (closed|reset|refused)|broken pipe|read error|timed out|gloo|nccl)[^.\n]*', str(e), re.I)
-        if isinstance(e, Lost) or world==1 or not said: raise
+        if isinstance(e, RunFailed) or world==1 or not said: raise # a full disk is a full disk, whatever its name
         raise Lost(f'process {rank} of {world}: another one is gone ({said[0]}): all end') from None
 
 def summed(
