@@ -21,18 +21,20 @@ help: ## this list
 
 env: $(READY) ## the environment alone: .venv with the package and its tools (TORCH=cpu: without CUDA's 4 GB)
 
+# the link: a JupyterLab that is started in another way than by `make lab` knows the course's settings as well
 $(READY): settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): minutes the first time, because torch is large; seconds afterwards."
 	$(BIN)/python -m pip install --quiet $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu) -e ".[dev]"
+	@mkdir -p $(VENV)/etc/jupyter && ln -sf "$(CURDIR)/tools/jupyter_lab_config.py" $(VENV)/etc/jupyter/jupyter_lab_config.py
 	@touch $@
 
 lab: $(READY) ## environment, package, then JupyterLab at the front door, nbs/index.ipynb (LAB_FLAGS="--no-browser --port=8888")
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ROOT_FLAG) $(LAB_FLAGS)
+	$(BIN)/jupyter lab --config=tools/jupyter_lab_config.py --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ROOT_FLAG) $(LAB_FLAGS)
 
 studio: $(READY) ## the studio as a web page of this machine alone, a kernel for each visitor (STUDIO_FLAGS="--no-browser --port=8866")
-	$(BIN)/voila tools/studio.ipynb --Voila.config_file_paths=tools $(STUDIO_FLAGS)
+	$(BIN)/python tools/studio_server.py tools/studio.ipynb --Voila.config_file_paths=tools $(STUDIO_FLAGS)
 
 test: $(READY) ## run every notebook as a test, then every check that needs no browser
 	$(BIN)/nbdev_test --timing

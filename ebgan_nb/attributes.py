@@ -7,6 +7,8 @@ __all__ = ['CELEBA', 'REGIONS', 'REGION_ATTRIBUTES', 'HOME', 'CONTRADICTIONS', '
            'check_attributes', 'label_vector', 'label_names', 'check_labels']
 
 # %% ../nbs/10_attributes.ipynb #e4951678
+from collections.abc import Iterable
+
 import torch
 
 from .core import WrongInput, nearest
@@ -33,12 +35,17 @@ _FACE = ('5_o_Clock_Shadow', 'Chubby', 'Double_Chin', 'High_Cheekbones', 'Male',
 REGION_ATTRIBUTES['face'] = tuple(sorted(sum(REGION_ATTRIBUTES.values(), _FACE), key=CELEBA.index))
 
 # %% ../nbs/10_attributes.ipynb #9a98a516
+def _names(given, sep, what):
+    "The names in a text, or in a sequence of texts"
+    names = given.split(sep) if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
+    if all(isinstance(n, str) for n in names): return names
+    raise WrongInput(f'{what}: names are expected, not {given!r:.80}')
+
 def parse_region(
     region:str, # a region's name, or several joined by `+`; a sequence of names will do as well
 )->tuple: # the regions' names, in the order of `REGIONS`
     "The regions that are named in `mouth+nose`; a wrong name is `WrongInput` with the nearest right one"
-    names = region.split('+') if isinstance(region, str) else list(region)
-    names = {nearest(n.strip() if isinstance(n, str) else n, REGIONS, 'region') for n in names}
+    names = {nearest(n.strip(), REGIONS, 'region') for n in _names(region, '+', 'region')}
     if not names: raise WrongInput(f"no region is named. Known: {', '.join(REGIONS)}")
     return tuple(r for r in REGIONS if r in names)
 
@@ -59,8 +66,8 @@ def check_attributes(
     known=CELEBA, # the names to choose from
 )->list:
     "The list of `names`; an unknown or repeated one is `WrongInput`"
-    if isinstance(names, str): names = [n.strip() for n in names.split(',') if n.strip()]
-    names = [nearest(n, known, 'attribute') for n in names]
+    if isinstance(names, str): names = [n for n in map(str.strip, names.split(',')) if n]
+    names = [nearest(n, known, 'attribute') for n in _names(names, ',', 'attributes')]
     for n in names:
         if names.count(n)>1: raise WrongInput(f'attribute {n!r} is named {names.count(n)} times: once is enough')
     return names

@@ -127,7 +127,7 @@ class SpectralConv2d(nn.Conv2d):
         super().__init__(*args, **kwargs)
         self.register_buffer('u', F.normalize(torch.randn(self.out_channels), dim=0))
         init_(self)
-        for _ in range(10): self.sigma()
+        for _ in range(0 if self.weight.is_meta else 10): self.sigma() # a mere shape has no singular value
 
     def sigma(self)->torch.Tensor: # a number
         "One step of the power iteration, remembered in training only"

@@ -5,25 +5,21 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'ANNOTATIONS', 'CROPS', 'VERSION', 'PAGE', 'read_annotation', 'read_picture', 'Folder', 'Zip',
            'find_celeba', 'CelebA', 'crop_fractions', 'take_crop', 'FaceWorld', 'open_source', 'in_order',
-           'cache_folder', 'locked', 'build_cache', 'Pictures', 'cached', 'moved', 'gather', 'members', 'EditBatches',
+           'cache_folder', 'build_cache', 'Pictures', 'cached', 'moved', 'gather', 'members', 'EditBatches',
            'show_edits', 'differences', 'on_template', 'details', 'correlation', 'Gallery', 'balanced', 'dataloaders',
            'download']
 
 # %% ../nbs/20_data.ipynb #46f71e33
 import copy
-import errno
 import hashlib
-import io
 import json
 import os
 import secrets
 import shutil
-import struct
 import zipfile
-import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext, suppress
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -39,8 +35,9 @@ from fastprogress.fastprogress import progress_bar
 from PIL import Image
 
 from .attributes import CELEBA, REGIONS, check_attributes, label_names, parse_region
-from .core import RunFailed, WrongInput, best_device, generator, grid, nearest, per_picture, quick, to_unit
-from .files import data_home
+from .core import RunFailed, WrongInput, check_device, generator, grid, nearest, per_picture, quick, to_unit, whole
+from .files import data_home, locked, read_file, read_json, user_path
+from .images import decoded, eight_bits, open_image
 from .masks import TEMPLATE, erase, labels_that_count, onto, region_mask, template_points, training_masks
 
 # %% ../nbs/20_data.ipynb #6fddafe7
@@ -50,6 +47,7 @@ def _values(rows, first, path, allowed):
     for i, row in enumerate(rows):
         try: out[i] = [int(w) for w in row[1:]]
         except ValueError: raise WrongInput(f'{path.name}, line {first+i}: a value of {row[0]} is not a whole number') from None
+        except OverflowError: raise WrongInput(f'{path.name}, line {first+i}: a value of {row[0]} is far too large') from None
     wrong = ~np.isin(out, allowed).all(1) if allowed else np.zeros(1, dtype=bool)
     if wrong.any():
         i = int(wrong.argmax())
@@ -77,7 +75,7 @@ def read_annotation(
 ): # names of the pictures, names of the columns (or None), int array (N, width)
     "Read one of CelebA's annotation files; whatever is wrong with it is `WrongInput` with the line's number"
     path = Path(path)
-    try: lines = path.read_text(encoding='utf-8-sig').rstrip().splitlines()
+    try: lines = read_file(path).decode('utf-8-sig').rstrip().splitlines()
     except UnicodeDecodeError: raise WrongInput(f'{path.name} is not a text file: fetch it again') from None
     head, count, columns = _head(lines, path, width)
     if len(lines) <= head: raise WrongInput(f'{path.name}, line {len(lines)}: the file ends before its first picture')
@@ -94,43 +92,50 @@ def read_annotation(
 MAX_PIXELS = 4096*4096
 
 def read_picture(
-    data:bytes, # a picture file
+    source, # a picture file: its bytes, or its path
     name:str, # what to call it in an error
 ): # PIL image, RGB
-    "Decode one picture; what is no picture, cut off or huge is `WrongInput`"
+    "Decode one picture; what is no picture, cut off, huge or cannot be read at all is `WrongInput`"
     try:
-        image = Image.open(io.BytesIO(data))
-        w, h = image.size
-        if w*h > MAX_PIXELS: raise Image.DecompressionBombError(f'{w} x {h} pixels')
-        return image.convert('RGB')
-    except Image.DecompressionBombError as e:
-        raise WrongInput(f'{name} is far too large and was not decoded: {e}, at most {MAX_PIXELS} pixels are') from None
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, struct.error) as e:
-        raise WrongInput(f'{name} cannot be read as a picture ({e}): fetch it again, or leave it out with --skip-bad') from None
+        data = source if isinstance(source, bytes) else read_file(source, name, 4*MAX_PIXELS)
+        return eight_bits(decoded(open_image(data, name, MAX_PIXELS), name)).convert('RGB')
+    except WrongInput as e: raise WrongInput(f'{e}; or leave it out with --skip-bad') from None
 
 # %% ../nbs/20_data.ipynb #a3271902
+def _stamp(f):
+    "Size and time of change, which tell when a file is another one; of a link to nowhere, say, zeros"
+    try: s = f.stat()
+    except OSError: return [0, 0]
+    return [s.st_size, s.st_mtime_ns]
+
 class Folder:
     "Pictures in a folder: `names`, `read(name)`, and `identity()`, which changes when a file does"
-    def __init__(self, path): self.path, self.names = Path(path), set(os.listdir(path))
-    def read(self, name): return read_picture((self.path/name).read_bytes(), name)
+    def __init__(self, path):
+        self.path = Path(path)
+        try: self.names = set(os.listdir(path))
+        except OSError as e: raise WrongInput(f'{path}: {e.strerror}') from None
+    def read(self, name): return read_picture(self.path/name, name)
     def identity(self):
-        with os.scandir(self.path) as files: return sorted([f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files)
+        with os.scandir(self.path) as files: return sorted([f.name, *_stamp(f)] for f in files)
 
 class Zip:
     "Pictures inside a zip, read in place: `names`, `read(name)`, `identity()`"
     def __init__(self, path):
         self.path = Path(path)
+        if not os.path.isfile(path): raise WrongInput(f'{self.path}: a folder or a zip file is expected')
         try: self.zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile: raise WrongInput(f'{self.path.name} is not a whole zip file: fetch it again') from None
+        except OSError as e: raise WrongInput(f'{self.path}: {e.strerror or e}') from None
+        except Exception as e: raise WrongInput(f'{self.path.name} is not a whole zip file ({e}): fetch it again') from None # a broken one raises anything
         self.names = {m.filename.rsplit('/', 1)[-1]: m for m in self.zip.infolist() if not m.is_dir()}
     def read(self, name):
         member = self.names[name]
         if member.file_size > 4*MAX_PIXELS: raise WrongInput(f'{name} unpacks to {member.file_size} bytes and was not read')
         try: data = self.zip.read(member)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as e:
+        except MemoryError: raise
+        except Exception as e: # damaged, encrypted, packed in a strange way: each raises its own
             raise WrongInput(f'{name} is damaged inside {self.path.name} ({e}): fetch it again, or leave it out with --skip-bad') from None
         return read_picture(data, name)
-    def identity(self): return [self.path.stat().st_size, self.path.stat().st_mtime_ns]
+    def identity(self): return _stamp(self.path)
 
 # %% ../nbs/20_data.ipynb #657c50a8
 ANNOTATIONS = dict(attributes='list_attr_celeba', partition='list_eval_partition', landmarks='list_landmarks_align_celeba')
@@ -139,12 +144,13 @@ def find_celeba(
     path, # the folder, or the zip of the photographs
 )->dict: # 'pictures', 'attributes', 'partition', 'landmarks' -> path (landmarks may be None)
     "Where CelebA's parts lie"
-    path = Path(path).expanduser()
-    if not path.exists(): raise WrongInput(f'{path} does not exist')
+    path, is_there = user_path(path, 'data'), os.path.exists
+    if not is_there(path): raise WrongInput(f'{path} does not exist, or may not be looked at')
+    if not (os.path.isfile(path) or os.path.isdir(path)): raise WrongInput(f'{path}: a folder or a zip file is expected')
     root = path if path.is_dir() else path.parent
     if root.name=='Img': root = root.parent
     folders = [root] + [root/s for s in ('celeba', 'Img', 'Anno', 'Eval')]
-    first = lambda *names: next((f/n for f in folders for n in names if (f/n).exists()), None)
+    first = lambda *names: next((f/n for f in folders for n in names if is_there(f/n)), None)
     found = {k: first(f'{v}.txt', f'{v}.csv') for k, v in ANNOTATIONS.items()}
     found['pictures'] = path if path.is_file() else first('img_align_celeba/img_align_celeba', 'img_align_celeba', 'img_align_celeba.zip')
     for part, what in dict(pictures='img_align_celeba (a folder or .zip)', attributes='list_attr_celeba.txt', partition='list_eval_partition.txt').items():
@@ -170,7 +176,7 @@ class CelebA:
     def open(self, i): return self.pictures.read(_there(self, self.names[i]))
     def identity(self):
         "All that the cache depends on: paths, sizes and times of change"
-        texts = [[k, f.stat().st_size, f.stat().st_mtime_ns] for k, f in self.files.items() if f and k!='pictures']
+        texts = [[k, *_stamp(f)] for k, f in self.files.items() if f and k!='pictures']
         return [str(self.files['pictures'].resolve()), self.pictures.identity(), texts]
 
 # %% ../nbs/20_data.ipynb #d261dc28
@@ -245,12 +251,12 @@ class FaceWorld:
     "Drawn faces with CelebA's face: `names`, `partition`, and portions to draw"
     kind, skip_bad, chunk = 'faces', False, 256
     def __init__(self,
-        n:int=None, # training faces; None: 20,000 (256 under test)
-        seed:int=0, # another seed, other people
+        n:int=None, # training faces, 2 at least; None: 20,000 (256 under test)
+        seed:int=0, # another seed below 1000, other people
         correlated:bool=True, # attributes as in CelebA; False: every factor on its own
     ):
         self.correlated = correlated
-        self.n, self.seed = n or (256 if quick() else 20000), seed
+        self.n, self.seed = whole((256 if quick() else 20000) if n is None else n, 'n', 2, 10**7), whole(seed, 'seed', 0, 999)
         self.valid = min(500, max(self.n//4, 2))
         self.partition = np.repeat(np.array([0, 1], dtype=np.int8), [self.n, self.valid])
         self.names = [f'train{i:06d}' for i in range(self.n)] + [f'valid{i:06d}' for i in range(self.valid)]
@@ -270,8 +276,9 @@ def open_source(
     n:int=None, # training faces, if they are drawn
 ): # `FaceWorld` or `CelebA`
     "The source that `data` means"
-    if not isinstance(data, (str, os.PathLike)): return data
-    return FaceWorld(n) if data=='faces' else CelebA(data, skip_bad)
+    if isinstance(data, (str, os.PathLike)): return FaceWorld(n) if data=='faces' else CelebA(data, skip_bad)
+    if not hasattr(data, 'identity'): raise WrongInput(f"data: 'faces', a path to CelebA or a source is expected, not {data!r:.80}")
+    return data
 
 # %% ../nbs/20_data.ipynb #fa044833
 def in_order(
@@ -335,24 +342,18 @@ def _drawn(source, size, add):
     return pd.concat(labels), np.concatenate(points), {}
 
 # %% ../nbs/20_data.ipynb #a3d79e90
-VERSION = 2     # raise it when the same source gives other pixels
+VERSION = 3     # raise it when the same source gives other pixels
 
 def cache_folder(source, size, crop)->Path:
     "The place of a cache, named by a hash of all it is made of"
     key = json.dumps([VERSION, source.kind, size, crop, source.identity()])
     return data_home()/'cache'/f'{source.kind}-{size}-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
 
-@contextmanager
-def locked(
-    path, # the lock, a file of its own
-): # yields whether the lock really keeps others out (False where the system has no `fcntl`)
-    "One process at a time"
-    try: import fcntl
-    except ImportError: fcntl = None
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'a') as f:
-        if fcntl: fcntl.flock(f, fcntl.LOCK_EX)
-        yield bool(fcntl)
+def _sweep(caches, mine):
+    "Remove what killed builders left; `mine` is the lock that is held already"
+    for part in caches.glob('*.part'):
+        lock = part.with_name(part.name.split('.')[0] + '.lock')
+        with suppress(RunFailed, OSError), nullcontext() if lock==mine else locked(lock, busy='it is being built'): shutil.rmtree(part, ignore_errors=True)
 
 # %% ../nbs/20_data.ipynb #2c0e2e29
 def build_cache(
@@ -374,9 +375,8 @@ def build_cache(
             f.flush(); os.fsync(f.fileno())
         _write_rest(part, source, size, crop, *rest)
         if not folder.exists(): os.replace(part, folder)
-    except OSError as e:
-        if e.errno!=errno.ENOSPC: raise
-        raise RunFailed(f'{folder.parent}: the disk became full, nothing of the cache is left: make room, or set EBGAN_DATA to another disk') from None
+    except OSError as e: # a full disk, as a rule
+        raise RunFailed(f'{folder}: not written ({e.strerror or e}), and nothing of it is left: make room, or set EBGAN_DATA to another disk') from None
     finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../nbs/20_data.ipynb #661245cf
@@ -395,16 +395,35 @@ def _write_rest(part, source, size, crop, labels, points, bad):
     (part/'info.json').write_text(json.dumps(info))
 
 # %% ../nbs/20_data.ipynb #748df2c8
+def _right(info): # what info.json says makes sense
+    whats = dict(kind=str, size=int, crop=list, attributes=list, bad=list, unlabelled=int)
+    return all(type(info.get(k)) is t for k, t in whats.items()) and info['kind'] in ('faces', 'celeba') and info['size'] in range(16, 513, 16) and \
+        all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in info['crop']) and len(info['crop'])==4 and all(isinstance(b, list) and [*map(type, b)]==[str, str] for b in info['bad'])
+
+def _opened(folder):
+    "info.json and the arrays of a cache: images (memory-mapped), labels, partition and landmarks (or None); what was not written by `build_cache` is refused"
+    info = read_json(folder/'info.json')
+    if not _right(info): raise ValueError('info.json says strange things')
+    names = check_attributes(info['attributes'])
+    images = np.load(folder/'images.npy', mmap_mode='r', allow_pickle=False)
+    n, side = len(images), info['size'] + 2*(info['size']//16)
+    arrays = dict(images=((n, 3, side, side), np.uint8), labels=((n, len(names)), np.uint8), partition=((n,), np.int8), landmarks=((n, 5, 2), np.float32))
+    if not (folder/'landmarks.npy').exists(): arrays.pop('landmarks')
+    x = dict(images=images) | {k: np.load(folder/f'{k}.npy', mmap_mode='r', allow_pickle=False) for k in arrays if k!='images'}
+    for k, (shape, dtype) in arrays.items():
+        if (x[k].shape, x[k].dtype)!=(shape, dtype): raise ValueError(f'{k}.npy holds {x[k].dtype} {x[k].shape}, not {np.dtype(dtype)} {shape}')
+    labels, partition, landmarks = (np.array(x[k]) if k in x else None for k in ('labels', 'partition', 'landmarks'))
+    if labels.max(initial=0) > 1 or not np.isin(partition, (-1, 0, 1, 2)).all() or landmarks is not None and not np.isfinite(landmarks).all():
+        raise ValueError('its labels, partition or landmarks have values that none can have')
+    return info, images, labels, partition, landmarks
+
 class Pictures:
     "A cache, opened: `images` (N,3,S',S') uint8, memory-mapped; `labels`, `partition`, `landmarks`, `attributes`, `template`, `info`"
     def __init__(self, folder):
         self.folder = Path(folder)
-        load = lambda name, **kw: np.load(self.folder/f'{name}.npy', allow_pickle=False, **kw)
-        try:
-            self.info = json.loads((self.folder/'info.json').read_text())
-            self.images, self.labels, self.partition = load('images', mmap_mode='r'), torch.from_numpy(load('labels')), load('partition')
-            self.landmarks = torch.from_numpy(load('landmarks')) if (self.folder/'landmarks.npy').exists() else None
-        except (OSError, ValueError, EOFError) as e: raise WrongInput(f'the cache {folder} is damaged ({e}): delete that folder, it is built anew') from None
+        try: self.info, self.images, labels, self.partition, landmarks = _opened(self.folder)
+        except Exception as e: raise WrongInput(f'the cache {folder} is damaged ({e!s:.200}): delete that folder, it is built anew') from None # a broken array raises anything
+        self.labels, self.landmarks = torch.from_numpy(labels), None if landmarks is None else torch.from_numpy(landmarks)
         self.size, self.margin, self.attributes = self.info['size'], self.info['size']//16, self.info['attributes']
         self.template = _template(self)
     def __len__(self): return len(self.images)
@@ -438,18 +457,26 @@ def _template(p):
     return ((q - torch.tensor([l, t]))/torch.tensor([r-l, b-t])).tolist()
 
 # %% ../nbs/20_data.ipynb #1410b814
+def _check_crop(crop):
+    if isinstance(crop, str): return nearest(crop, [*CROPS, 'auto'], 'crop')
+    try: fractions = [float(v) for v in crop]
+    except (TypeError, ValueError): fractions = []
+    if len(fractions)!=4: raise WrongInput(f"crop: a name ({', '.join(CROPS)}, auto) or four fractions are expected, not {crop!r:.80}")
+    return fractions
+
 def cached(
     source, # from `open_source`
     size:int=64, # pixels of the square crop, a multiple of 16
     crop='auto', # a name in `CROPS`, 'auto', or four fractions
 )->Pictures:
     "The pictures of a source; the first call builds the cache, all others open it"
+    source, size, crop = open_source(source), whole(size, 'size'), _check_crop(crop)
     if size % 16 or not 16 <= size <= 512: raise WrongInput(f'size {size}: a multiple of 16 from 16 to 512 is expected')
     if source.kind=='faces' and crop not in ('auto', 'whole'): raise WrongInput(f'crop {crop}: drawn faces are used whole')
-    folder = cache_folder(source, size, crop if isinstance(crop, str) else list(map(float, crop)))
+    folder = cache_folder(source, size, crop)
     if not folder.exists():
-        with locked(folder.with_suffix('.lock')) as alone:
-            if alone: [shutil.rmtree(p, ignore_errors=True) for p in folder.parent.glob(f'{folder.name}.*.part')]      # of a crash
+        with locked(folder.with_suffix('.lock')):
+            _sweep(folder.parent, mine=folder.with_suffix('.lock'))
             if not folder.exists(): build_cache(source, size, crop, folder)
     p = Pictures(folder)
     if p.info['bad'] and not source.skip_bad: raise WrongInput(p.info['bad'][0][1])
@@ -464,7 +491,7 @@ def moved(
     dx:torch.Tensor, # (n,) ints: where the crop begins
     dy:torch.Tensor, # likewise, from above
     flip:torch.Tensor, # bool (n,): mirror left and right
-)->torch.Tensor: # (n,5,2)
+)->torch.Tensor: # (n,5,2); on the device of all that is given
     "Landmarks of pictures that were cropped and mirrored"
     p = points - torch.stack([dx, dy], -1)[:, None]
     mirrored = torch.stack([size - p[..., 0], p[..., 1]], -1)[:, _MIRROR]
@@ -477,7 +504,7 @@ def gather(
     dx:torch.Tensor, # (n,) ints in 0..S'-S: where the crop begins
     dy:torch.Tensor, # likewise, from above
     flip:torch.Tensor, # bool (n,): mirror left and right
-): # uint8 (n,3,S,S) and its landmarks
+): # uint8 (n,3,S,S) and its landmarks; on the device of all that is given
     "Crop and mirror each picture of a batch, and its landmarks with it"
     j, (n, _, _, side) = torch.arange(size, device=x.device), x.shape
     rows, columns = dy[:, None] + j, dx[:, None] + torch.where(flip[:, None], size - 1 - j, j)
@@ -545,16 +572,16 @@ class EditBatches(DataLoader):
         regions=None, # regions and unions for the masks; None: all
         train:bool=True, # False: no shift, no mirror, fixed order, pairs and masks
         n_batches:int=None, # batches a round; None: once through the pictures
-        shift:int=None, # largest random shift, pixels; None: half the margin, 1/32 of the size
-        device=None,
+        shift:int=None, # largest random shift, pixels, within the margin of 1/16 of the size; None: half of it
+        device=None, # where batches are wanted; None: the CPU
         part=(0, 1), # several processes train together: the number of this one, and how many; a batch has `bs` faces in each
     ):
         self.pictures, self.idxs, self.seed, self.train, self.regions, self.part = pictures, np.asarray(idxs), seed, train, regions, part
         self.attributes = list(attributes or pictures.attributes)
         self.columns = [pictures.attributes.index(a) for a in self.attributes]
-        self.start, self.n_batches = 0, n_batches or -(-len(self.idxs)//bs)
-        self.shift = pictures.margin//2 if shift is None else shift
-        super().__init__(self.idxs, bs=bs, device=torch.device(device or 'cpu'))
+        self.start, self.n_batches = 0, -(-len(self.idxs)//whole(bs, 'bs', 1)) if n_batches is None else whole(n_batches, 'n_batches', 1)
+        self.shift = pictures.margin//2 if shift is None else whole(shift, 'shift', 0, pictures.margin)
+        super().__init__(self.idxs, bs=bs, device=check_device(device or 'cpu'))
     def __len__(self): return self.n_batches - self.start % self.n_batches          # what is left of the round
     def __iter__(self):
         stop = self.start + len(self)
@@ -576,7 +603,7 @@ def batch(self:EditBatches,
 @patch
 def landmarks(self:EditBatches,
     k:int, # number of the batch, from 0
-)->torch.Tensor: # (n,5,2) pixels: those of A; the template's, where the pictures came without any
+)->torch.Tensor: # (n,5,2) pixels: those of A; the template's, where the pictures came without any; on the loader's device
     "Where the faces of batch k lie, for a network that learns to find them"
     p = self.pictures
     if not self.train: return (p.points(self.idxs[list(_in_turn(self, k))]) - p.margin).to(self.device)
@@ -600,7 +627,7 @@ def show_edits(
     attributes, # names of the labels
     n:int=6, # pictures a row
     y=None, # (N,3,H,W) in [-1,1]: the results, if there are any
-): # matplotlib Figure
+): # matplotlib Figure; the batch may lie on any device
     "What the networks really get: A, A_tilde, B and B*M, and the results if there are any; above A the labels that A has and B has not, above B the reverse"
     import matplotlib.pyplot as plt
     A, B, M, y_A, y_B = (t[:n].detach().float().cpu() for t in b)
@@ -631,7 +658,7 @@ def differences(
     y:torch.Tensor, # (n,m) labels of 0/1
     counts:torch.Tensor, # (n,m) of 0/1: which labels count
     others:torch.Tensor, # (c,m) labels of the candidates
-)->torch.Tensor: # (n,c)
+)->torch.Tensor: # (n,c); on the device of all that is given
     "In how many labels that count does each candidate differ?"
     wy = counts*y
     return wy.sum(1, keepdim=True) + (counts - 2*wy) @ others.T
@@ -642,7 +669,7 @@ def twins(self:EditBatches,
     k:int, # number of the batch, from 0
     M:torch.Tensor, # (n,1,S,S) its masks
     pool:int=4096, # candidates
-): # (n,3,S,S) in [-1,1], and bool (n,): False where M covers no region
+): # (n,3,S,S) in [-1,1], and bool (n,): False where M covers no region; on the loader's device, where M lies as well
     "For each face of batch k another one with the same labels where M lies; mirrored or not"
     p, i, g = self.pictures, _chosen(self, k)[0][:self.bs], generator(self.seed, 'twins', k, part=self.part)
     counts = labels_that_count(M, self.landmarks(k), p.attributes).cpu()
@@ -658,14 +685,14 @@ def twins(self:EditBatches,
 def on_template(
     x:torch.Tensor, # (n,c,S,S)
     P:torch.Tensor, # (n,5,2) landmarks in pixels
-)->torch.Tensor: # (n,c,S,S)
+)->torch.Tensor: # (n,c,S,S); on the device of x and P
     "Pictures, or masks, with the eyes where the template has them"
     return onto(x.float(), P/x.shape[-1], template_points('faces', 1).to(P).expand_as(P))
 
 def details(
     x:torch.Tensor, # (n,3,S,S) in [-1,1]
     P:torch.Tensor, # (n,5,2) landmarks in pixels
-)->tuple: # (n,3,32,32) fine and (n,3,8,8) coarse log colours, and (n,) where the nose lies between the eyes: 0 in the middle, .5 at the right one
+)->tuple: # (n,3,32,32) fine and (n,3,8,8) coarse log colours, and (n,) where the nose lies between the eyes: 0 in the middle, .5 at the right one; on the device of x and P
     "What faces are compared by, when twins are to be alike"
     e = P[:, 1] - P[:, 0]
     turn = ((P[:, 2] - P[:, :2].mean(1))*e).sum(1)/e.square().sum(1)
@@ -679,7 +706,7 @@ def correlation(
     b:torch.Tensor, # (c,d)
     w:torch.Tensor, # (n,d): weights, for each a its own
     b2:torch.Tensor=None, # b^2, if it is at hand
-)->torch.Tensor: # (n,c) in -1..1
+)->torch.Tensor: # (n,c) in -1..1; on the device of all that is given
     "Of each a with each b, about 0, where w lies"
     return (w*a) @ b.T / ((w*a*a).sum(1, keepdim=True)*(w @ (b.square() if b2 is None else b2).T)).clamp(min=1e-9).sqrt()
 
@@ -701,7 +728,7 @@ class Gallery:
         M:torch.Tensor, # (n,1,S,S)
         most:torch.Tensor, # (n,1): with more correlation of the coarse colours nobody is a twin
         enough:float=.7, # nor with less difference in turn, in standard deviations
-    )->torch.Tensor: # (n,2c): 1 - correlation of the fine parts, with each candidate, then with each one mirrored; 3 or more if that is forbidden
+    )->torch.Tensor: # (n,2c): 1 - correlation of the fine parts, with each candidate, then with each one mirrored; 3 or more if that is forbidden; all on the gallery's device
         "How little is each picture of the gallery like each x, where M lies?"
         fine, coarse, turn = details(x, P)
         fine, coarse, M = (torch.cat([t, t.flip(-1)]) for t in (fine, coarse, on_template(M, P))) # to mirror x is less work than to mirror all others
@@ -729,7 +756,7 @@ def gallery(self:EditBatches,
 def alike(self:EditBatches,
     k:int, # number of the batch, from 0
     M:torch.Tensor, # (n,1,S,S) its masks
-)->torch.Tensor: # (n,3,S,S) in [-1,1]
+)->torch.Tensor: # (n,3,S,S) in [-1,1]; on the loader's device, where M lies as well
     "For each face of batch k a twin that is like it in detail where M lies, and unlike it in light, skin and turn; in labels that do not count like anybody"
     p, (i, dx, dy, flip), gallery = self.pictures, (t[:self.bs] for t in _chosen(self, k)[:4]), self.gallery(k)
     counts, y = labels_that_count(M, self.landmarks(k), p.attributes).cpu().float(), p.labels[i].float()
@@ -768,16 +795,18 @@ def dataloaders(
     crop='auto', # 'tight', 'square', 'whole' or four fractions; 'auto': by the proportion of the pictures
     round:int=200, # batches from one validation to the next
     skip_bad:bool=False, # go on without unreadable photographs
-    device=None, # None: the best there is
+    device=None, # where batches are wanted; None: the best there is
     n:int=None, # use so many training pictures; None: all
     valid:int=512, # at most so many validation pictures
-    shift:int=None, # largest random shift, pixels; None: 1/32 of the size
+    shift:int=None, # largest random shift, pixels, 1/16 of the size at most; None: 1/32
     balance:bool=False, # see training pictures with rare labels more often
     part=(0, 1), # of several processes: the number of this one, and how many; see `processes`
 )->DataLoaders:
     "Training and validation batches for fastai's `Learner`"
-    for name, v in dict(bs=bs, n=n or 2, valid=valid).items():
-        if v < 2: raise WrongInput(f'{name} = {v}: at least 2 are needed, an exemplar must be another face')
+    for name, v in dict(bs=bs, n=2 if n is None else n, valid=valid).items():
+        if whole(v, name, -10**9, 10**9) < 2: raise WrongInput(f'{name} = {v}: at least 2 are needed, an exemplar must be another face')
+    round, seed, device = whole(round, 'round', 1), whole(seed, 'seed', -2**63), check_device(device)
+    if not isinstance(regions, (list, tuple, type(None))): raise WrongInput(f"regions: a list such as ['mouth', 'eyes+brows'] is expected, not {regions!r:.80}")
     for r in regions or (): parse_region(r)
     p = cached(open_source(data, skip_bad, n), size, crop)
     attributes = check_attributes(attributes, known=p.attributes) if attributes else p.attributes
@@ -786,7 +815,7 @@ def dataloaders(
         if len(i) < 2: raise WrongInput(f'{data}: {len(i)} readable pictures for {name}, at least 2 are needed (see list_eval_partition)')
     turns = balanced(idxs['train'], p.labels[idxs['train']]) if balance else idxs['train']
     make = partial(EditBatches, p, bs=bs, seed=seed, attributes=attributes, regions=regions)
-    dls = DataLoaders(make(turns, n_batches=round, shift=shift, part=part), make(idxs['valid'], train=False), device=torch.device(device or best_device()))
+    dls = DataLoaders(make(turns, n_batches=round, shift=shift, part=part), make(idxs['valid'], train=False), device=device)
     dls.attributes, dls.size, dls.template, dls.source_info = attributes, size, p.template, _source_info(data, p, idxs)
     return dls
 
@@ -808,7 +837,7 @@ def download(
     "Fetch CelebA (1.4 GB) from its owners' Google Drive through torchvision; where the network refuses, say where to get it by hand"
     from torchvision.datasets import CelebA as Listed
     from torchvision.datasets.utils import download_file_from_google_drive
-    folder = Path(folder).expanduser()
+    folder = user_path(folder, 'folder')
     folder.mkdir(parents=True, exist_ok=True)
     for file_id, md5, name in Listed.file_list:
         if name.split('.')[0] not in ('img_align_celeba', *ANNOTATIONS.values()): continue

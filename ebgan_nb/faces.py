@@ -13,18 +13,20 @@ __all__ = ['PARTS', 'FACTORS', 'CORRELATED', 'REGION_BOXES', 'LAYERS', 'HAIRS', 
            'draw', 'write_celeba']
 
 # %% ../nbs/11_faces.ipynb #9cc6b8d9
+import io
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier, Lock
 from types import SimpleNamespace
 
 import torch
 
 from .attributes import CELEBA, check_attributes, parse_region
-from .core import WrongInput, generator, nearest, to_pil
-from .files import written
+from .core import WrongInput, generator, nearest, to_pil, whole
+from .files import write_bytes
 
 # %% ../nbs/11_faces.ipynb #711c434b
 def smooth(
@@ -196,6 +198,10 @@ factor('warmth', 'light', 'colour of the lamp, cold to warm', -1., 1.)
 factor('tone',   'skin', 'light to dark', .9, 4.7, (0., .3), .18, 'Pale_Skin')
 
 # %% ../nbs/11_faces.ipynb #c55eedfa
+def _check_people(people):
+    if isinstance(people, People): return people
+    raise WrongInput(f'people are expected, as `sample` gives them, not {type(people).__name__}')
+
 class People:
     "N faces as numbers"
     def __init__(self,
@@ -248,6 +254,7 @@ def sample(
     correlated=True, # True: as frequent, and as correlated, as in CelebA; False: every factor on its own
 ): # People
     "Draw people"
+    n, seed = whole(n, 'n', 0, 10**8), whole(seed, 'seed', -2**63)
     man, f = _uniform(n, seed, 'male')[:, 0] < .42, {}
     for name, fa in FACTORS.items():
         u, v = _uniform(n, seed, name).T
@@ -344,21 +351,33 @@ def _portions(people, size):
     for i in range(0, len(people), k):
         yield SimpleNamespace(**{n: v[i:i + k].float().view(-1, 1, 1, 1) for n, v in people.factors.items()})
 
+_one_at_a_time = Lock()
+
+def _workers(n):
+    "A pool of n threads that use one core each"
+    def alone(_):
+        torch.get_num_threads(); torch.set_num_threads(1) # a thread's first question sets its number, so ask before
+        ready.wait()                                      # so that each takes one turn
+    with _one_at_a_time:
+        before, ready, pool = torch.get_num_threads(), Barrier(n), ThreadPoolExecutor(n)
+        try: list(pool.map(alone, range(n)))
+        finally:
+            ready.abort()
+            torch.set_num_threads(before)
+    return pool
+
 def render(
     people, # People
     size=128, # pixels, 16 to 1024
     threads=None, # how many portions at once; None: one a core
-): # uint8 (N,3,size,size)
+): # uint8 (N,3,size,size), on the CPU
     "Draw people. A face's bytes depend on nothing but its factors and the size"
-    if not 16 <= size <= 1024: raise WrongInput(f'faces are drawn at 16 to 1024 pixels, not {size}')
+    size, threads = whole(size, 'size', 16, 1024), whole(os.cpu_count() or 1 if threads is None else threads, 'threads', 1, 1024)
+    if not len(_check_people(people)): return torch.zeros(0, 3, size, size, dtype=torch.uint8)
     def portion(f):
         with torch.no_grad(): return picture(f, size)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool: done = list(pool.map(portion, _portions(people, size)))
-    finally: torch.set_num_threads(before)
-    return torch.cat(done) if done else torch.zeros(0, 3, size, size, dtype=torch.uint8)
+    portions = list(_portions(people, size))
+    with _workers(min(threads, len(portions))) as pool: return torch.cat(list(pool.map(portion, portions)))
 
 # %% ../nbs/11_faces.ipynb #3e2084cb
 def srgb(*c): # red, green, blue as on the screen, 0 to 1
@@ -1031,7 +1050,7 @@ def transfer(
     others='absent', # attributes that are not listed: 'absent', or 'source' to keep the source's
 ): # People
     "The right answer of an edit: the source with the exemplar's `region`"
-    if len(source) != len(exemplar): raise WrongInput(f'{len(source)} sources and {len(exemplar)} exemplars: give as many of each')
+    if len(_check_people(source)) != len(_check_people(exemplar)): raise WrongInput(f'{len(source)} sources and {len(exemplar)} exemplars: give as many of each')
     nearest(others, ('absent', 'source'), "value of 'others'")
     moved = region_factors(region)
     known = [a for a in CELEBA if a in {fa.attribute for fa in moved.values()}]
@@ -1066,7 +1085,7 @@ def draw(
     seed=0, # as for `sample`
     size=64, # pixels
     correlated=True, # as for `sample`
-): # pictures uint8 (N,3,size,size), labels (frame), landmarks (N,5,2)
+): # pictures uint8 (N,3,size,size), labels (frame), landmarks (N,5,2), on the CPU
     "Faces as CelebA gives them: pictures, labels, landmarks, and nothing more"
     people = sample(n, seed, correlated)
     return render(people, size), people.attributes, people.landmarks(size)
@@ -1074,7 +1093,11 @@ def draw(
 # %% ../nbs/11_faces.ipynb #1375bfe0
 def _text(path, *lines):
     "Write a text file whole"
-    with written(path) as beside: beside.write_text('\n'.join(map(str, lines)) + '\n')
+    write_bytes(path, ('\n'.join(map(str, lines)) + '\n').encode())
+
+def _jpeg(x):
+    to_pil(x).save(out := io.BytesIO(), 'jpeg', quality=95)
+    return out.getvalue()
 
 def write_celeba(
     folder, # where: made if it is not there
@@ -1088,7 +1111,7 @@ def write_celeba(
     (folder/'img_align_celeba').mkdir(parents=True, exist_ok=True)
     names = [f'{i + 1:06d}.jpg' for i in range(n)]
     for i in range(0, n, 64):
-        for name, x in zip(names[i:i + 64], render(people[i:i + 64], size)): to_pil(x).save(folder/'img_align_celeba'/name, quality=95)
+        for name, x in zip(names[i:i + 64], render(people[i:i + 64], size)): (folder/'img_align_celeba'/name).write_bytes(_jpeg(x)) # Pillow itself would not notice a full disk
     labels = people.attributes.reindex(columns=list(CELEBA), fill_value=0).values.tolist()
     row = lambda name, values: f"{name} {' '.join(f'{v:2d}' for v in values)}"
     _text(folder/'list_attr_celeba.txt', n, ' '.join(CELEBA) + ' ', *(row(a, (2*v - 1 for v in y)) for a, y in zip(names, labels)))

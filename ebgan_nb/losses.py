@@ -133,8 +133,8 @@ def generator_loss(
     "Eq. 10, and with a classifier Eq. 7: what E and G minimise"
     terms = dict(rec=reconstruction_loss(A, A_a), rec_in_M=reconstruction_loss(A, A_a, M, weights.square),
                  cyc=cycle_loss(code_B, code_Ab, weights.detach), adv_g=adversarial_g(fake),
-                 code=torch.zeros(()) if code_A is None else code_loss(code_A),
-                 find=torch.zeros(()) if P is None else landmark_loss(P, true))
+                 code=A.new_zeros(()) if code_A is None else code_loss(code_A),
+                 find=A.new_zeros(()) if P is None else landmark_loss(P, true)) # on A's device: they are stacked
     if seen is not None: terms['cls_g'] = classification_loss(seen, y, judged, weights.cls_mean)
     w = dict(rec=weights.rec, rec_in_M=weights.rec_in_M, cyc=weights.cyc, adv_g=weights.adv, code=weights.code, find=weights.find, cls_g=weights.cls)
     return sum(w[k]*fair.get(k, 1)*t for k, t in terms.items() if w[k]), {k: t.detach() for k, t in terms.items()}

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from .core import WrongInput, nearest, per_picture
+from .core import WrongInput, nearest, per_picture, whole
 from .attributes import HOME, REGIONS, parse_region
 
 # %% ../nbs/12_masks.ipynb #b6045780
@@ -23,25 +23,32 @@ TEMPLATE = {    # left eye, right eye, nose, left and right corner of the mouth;
     'celeba': torch.tensor([(.355, .369), (.653, .369), (.500, .555), (.372, .689), (.633, .689)]),
 }
 
-def _hw(size): return (size, size) if isinstance(size, int) else tuple(size)
+def _hw(size):
+    H, W = size if isinstance(size, (tuple, list)) and len(size)==2 else (size, size)
+    return tuple(whole(n, 'size', 1, 2**14) for n in (H, W))
 
 # %% ../nbs/12_masks.ipynb #4687e175
 def template_points(
     template='faces', # a name in `TEMPLATE`, or five points (5,2) as fractions of the picture
     size=64, # pixels: the side of a square picture, or (H, W)
-)->torch.Tensor: # (1,5,2) pixels (x, y)
+)->torch.Tensor: # (1,5,2) pixels (x, y), on the device of the template (a name: the CPU)
     "Where aligned faces have their five landmarks"
     H, W = _hw(size)
     if isinstance(template, str): template = TEMPLATE[nearest(template, TEMPLATE, 'template')]
-    return torch.as_tensor(template, dtype=torch.float32).reshape(1, 5, 2) * torch.tensor([W, H])
+    try: points = torch.as_tensor(template, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError): points = torch.zeros(0)
+    if points.shape[-2:]!=(5, 2) or points.numel()!=10 or not (points.abs() < 10).all():
+        raise WrongInput(f'template: a name or five points (5,2) as fractions of the picture are expected, not {template!r:.80}')
+    return points.reshape(1, 5, 2) * points.new_tensor([W, H])
 
 # %% ../nbs/12_masks.ipynb #6c3feb98
 def face_coordinates(
     landmarks:torch.Tensor, # (N,5,2) pixels (x, y), in CelebA's order
     size, # pixels: the side of a square picture, or (H, W)
-): # x and y, each (N,H,W), in eye distances
+): # x and y, each (N,H,W), in eye distances, on the device of the landmarks
     "Each pixel's place in the face: x along the eyes, y towards the mouth, origin between the eyes"
-    if landmarks.ndim!=3 or landmarks.shape[1:]!=(5, 2): raise WrongInput(f'landmarks (N,5,2) are expected, not {tuple(landmarks.shape)}')
+    found = tuple(landmarks.shape) if torch.is_tensor(landmarks) else type(landmarks).__name__
+    if found[1:]!=(5, 2): raise WrongInput(f'landmarks: a tensor (N,5,2) is expected, not {found}')
     left, right = landmarks[:, 0].float(), landmarks[:, 1].float()
     c, e = (left + right)/2, right - left
     e = e / e.square().sum(1, keepdim=True).clamp(min=1e-3)
@@ -55,7 +62,7 @@ def onto(
     B:torch.Tensor, # (N,3,S,S) exemplars
     P_B:torch.Tensor, # (N,5,2) their landmarks, as fractions of the picture
     P_A:torch.Tensor, # (N,5,2) those of the sources
-)->torch.Tensor: # (N,3,S,S)
+)->torch.Tensor: # (N,3,S,S), on the device of B, where the landmarks must lie as well
     "B turned, scaled and shifted until its eyes lie where A has them"
     a, b = (2*torch.complex(*P[:, :2].float().unbind(-1)) - (1+1j) for P in (P_A, P_B)) # (N,2) eyes in [-1,1], as `affine_grid` counts
     t = (b[:, 1] - b[:, 0])/(a[:, 1] - a[:, 0])
@@ -108,7 +115,7 @@ def region_mask(
     landmarks=None, # (N,5,2) pixels of a picture of that size; None: the template, N = 1
     size=64, # pixels: the side of a square picture, or (H, W)
     template='faces', # where aligned faces have their landmarks: a name in `TEMPLATE`, or (5,2) fractions
-)->torch.Tensor: # float (N,1,H,W) of 0 and 1
+)->torch.Tensor: # float (N,1,H,W) of 0 and 1, on the device of the landmarks, or of the template (a name: the CPU)
     "M: 1 where `region` lies"
     slack = SLACK.get(template, 0.) if landmarks is None and isinstance(template, str) else 0.
     if landmarks is None: landmarks = template_points(template, size)
@@ -118,13 +125,22 @@ def region_mask(
 # %% ../nbs/12_masks.ipynb #a61d1595
 COVERED = .75 # of an attribute's home must lie in M for its label to count
 
+def _check_mask(M, *pictures):
+    "`WrongInput` for what is no mask, or none of these pictures"
+    shape = tuple(M.shape) if torch.is_tensor(M) else type(M).__name__
+    if len(shape)!=4 or shape[1]!=1 or M.dtype==torch.bool: raise WrongInput(f"M: a tensor (N,1,H,W) of numbers in 0..1 is expected, not {shape}{' of bool' if torch.is_tensor(M) else ''}")
+    for x in pictures:
+        found = tuple(x.shape) if torch.is_tensor(x) else type(x).__name__
+        if len(found)!=4 or found[2:]!=shape[2:] or 1!=len(x)!=len(M)!=1: raise WrongInput(f'pictures (N,3,{shape[2]},{shape[3]}) are expected for M {shape}, not {found}')
+
 def coverage(
     M:torch.Tensor, # (N,1,H,W) of 0/1
     landmarks, # (N,5,2) pixels; None: the template
     attributes, # names of n labels
     template='faces', # as for `region_mask`
-)->torch.Tensor: # float (N,n) in 0..1; 0 for attributes that live in no region
+)->torch.Tensor: # float (N,n) in 0..1, on the device of M; 0 for attributes that live in no region
     "Which share of each attribute's home does M cover?"
+    _check_mask(M)
     homes = [HOME.get(a) for a in attributes]
     share = {None: torch.zeros(len(M), device=M.device)}
     for r in {*homes} - {None}:
@@ -142,26 +158,28 @@ def labels_that_count(
 def erase(
     A:torch.Tensor, # (N,3,H,W) in [-1,1]
     M:torch.Tensor, # (N,1,H,W), 1 = erase
-)->torch.Tensor: # A_tilde, (N,3,H,W)
+)->torch.Tensor: # A_tilde, (N,3,H,W), on the device of A and M
     r"$\tilde A = A \odot (1 - M)$: what the generator still sees of A"
+    _check_mask(M, A)
     return A*(1 - M)
 
 def paste(
     A_b:torch.Tensor, # (N,3,H,W) in [-1,1], what the network drew
     A:torch.Tensor, # (N,3,H,W) in [-1,1], the source
     M:torch.Tensor, # (N,1,H,W) in 0..1
-)->torch.Tensor: # y, (N,3,H,W)
+)->torch.Tensor: # y, (N,3,H,W), on the device of all three
     r"$y = A^b \odot M + A \odot (1 - M)$: the drawing inside the mask, the source outside"
+    _check_mask(M, A_b, A)
     return A_b*M + A*(1 - M)
 
 # %% ../nbs/12_masks.ipynb #01eca36b
 def soften(
     M:torch.Tensor, # (N,1,H,W) of 0 and 1
     pixels:int, # half width of the soft edge; 0 leaves M as it is
-)->torch.Tensor: # (N,1,H,W) in 0..1
+)->torch.Tensor: # (N,1,H,W) in 0..1, on the device of M
     "M with a soft edge on its inner side; outside it stays 0"
-    r = int(pixels)
-    if r < 0: raise WrongInput(f'a soft edge of {pixels} pixels: 0 or more are expected')
+    _check_mask(M)
+    r = whole(pixels, 'pixels of the soft edge', 0, min(M.shape[-2:]))
     if r==0: return M
     pad = lambda x: F.pad(x, (r, r, r, r), mode='replicate')       # no rim along the picture's own border
     core = -F.max_pool2d(F.max_pool2d(-pad(M), (2*r + 1, 1), 1), (1, 2*r + 1), 1)   # M without its rim of r pixels
@@ -223,7 +241,7 @@ def training_masks(
     generator:torch.Generator, # on the CPU
     regions=None, # regions and unions to choose from; None: `TRAINED`
     free:float=.15, # share of free-form masks
-)->torch.Tensor: # float (N,1,H,W) of 0 and 1
+)->torch.Tensor: # float (N,1,H,W) of 0 and 1, on the device of the landmarks
     "M for each face: a random region, slightly moved and stretched, or brush strokes"
     regions, n, device = [parse_region(r) for r in regions or TRAINED], len(landmarks), landmarks.device
     pick = per_picture(partial(torch.randint, len(regions)), n, generator=generator)

@@ -8,6 +8,7 @@ __all__ = ['FORMAT', 'SHIPPED', 'Labelled', 'Reader', 'accuracy', 'train_reader'
 
 # %% ../nbs/55_reader.ipynb #abe41b51
 import json
+import os
 from functools import partial
 
 import torch
@@ -19,9 +20,11 @@ from fastai.losses import BCEWithLogitsLossFlat
 from fastai.vision.models.xresnet import XResNet
 from torch import nn
 
-from .core import WrongInput, quick
-from .files import asset, data_home, written
+from .attributes import check_attributes
+from .core import WrongInput, quick, whole
+from .files import asset, data_home, save_tensors, user_path
 from .data import EditBatches, FaceWorld, Pictures, cached
+from .models import fitting_tensors, open_tensors
 
 # %% ../nbs/55_reader.ipynb #83cea8c1
 class Labelled(EditBatches):
@@ -50,7 +53,7 @@ class Reader(nn.Module):
 
     def features(self,
         A:torch.Tensor, # (N,3,S,S) in [-1,1]
-    )->torch.Tensor: # (N,256)
+    )->torch.Tensor: # (N,256); on the reader's device, where A lies
         "What the last layer decides from"
         if A.shape[1:] != (3, self.size, self.size): raise WrongInput(f'this reader reads pictures (N, 3, {self.size}, {self.size}), not {tuple(A.shape)}')
         return self.body(A)
@@ -62,7 +65,7 @@ class Reader(nn.Module):
 def accuracy(
     reader:Reader, # that is tested
     batches, # of (A, y)
-): # frame: a row a label, with `accuracy` and `always`: the accuracy of one answer for all
+): # frame: a row a label, with `accuracy` and `always`: the accuracy of one answer for all; batches come on the reader's device
     "How often each label is read correctly"
     import pandas as pd
     read, true = (torch.cat(t) for t in zip(*((reader.eval()(A) > 0, y > 0) for A, y in batches)))
@@ -79,10 +82,10 @@ def train_reader(
     shift:int=None, # largest random shift, pixels; None: the whole margin
     n:int=None, # use so many training pictures; None: all (512 under test)
     fine:bool=False, # see `Reader`
-)->Reader: # in eval mode
+)->Reader: # on the CPU, in eval mode
     "A reader of the training pictures; its `accuracy` is that on the validation pictures"
     make = partial(Labelled, pictures, bs=64, seed=seed)
-    train, valid = make(pictures.split('train')[:n or (512 if quick() else None)], shift=pictures.margin if shift is None else shift), make(pictures.split('valid'), train=False)
+    train, valid = make(pictures.split('train')[:(512 if quick() else None) if n is None else whole(n, "n", 2)], shift=pictures.margin if shift is None else shift), make(pictures.split('valid'), train=False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         reader = Reader(pictures.attributes, pictures.size, fine)
@@ -101,24 +104,29 @@ def save_reader(
     half:bool=False, # in 16 bits
 ):
     "Write a reader, whole or not at all"
-    from safetensors.torch import save_file
     header = dict(format=FORMAT, attributes=json.dumps(reader.attributes), size=str(reader.size), fine=json.dumps(reader.fine), accuracy=json.dumps(reader.accuracy))
-    with written(path) as f: save_file({k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in reader.state_dict().items()}, f, header)
+    save_tensors(path, {k: (v.half() if half and v.is_floating_point() else v) for k, v in reader.state_dict().items()}, header)
+
+def _described(header):
+    "The reader, still untrained, that a header describes"
+    if header.get('format') != FORMAT: raise ValueError('it is something else')
+    said = {k: json.loads(header.get(k, 'false')) for k in ('attributes', 'size', 'fine', 'accuracy')}
+    reader = Reader(check_attributes(said['attributes']), whole(said['size'], 'size', 16, 512), said['fine'] is True)
+    reader.accuracy = {a: float(p) for a, p in said['accuracy'].items()}
+    return reader
 
 def load_reader(
     path, # a file of `save_reader`
-)->Reader: # in eval mode
+)->Reader: # on the CPU, in eval mode
     "Read a reader; a missing, torn or foreign file is `WrongInput`"
-    from safetensors import SafetensorError, safe_open
-    try:
-        with safe_open(path, 'pt') as f: header, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-        if header.get('format') != FORMAT: raise ValueError('it is something else')
-        reader = Reader(json.loads(header['attributes']), int(header['size']), json.loads(header.get('fine', 'false')))
-        reader.load_state_dict(tensors)
-        reader.accuracy = json.loads(header['accuracy'])
-    except FileNotFoundError: raise WrongInput(f'{path}: there is no such reader') from None
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as e:
-        raise WrongInput(f'{path}: torn, or no reader of this package ({str(e).splitlines()[0]}): delete it, it is trained anew') from None
+    path, remedy = user_path(path, 'reader'), 'delete it, it is trained anew'
+    if not os.path.isfile(path): raise WrongInput(f'{path}: there is no such reader')
+    with open_tensors(path, remedy) as f:
+        try:
+            reader = _described(f.metadata() or {})
+            reader.load_state_dict(fitting_tensors(f, path, reader.state_dict()))
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as e: # WrongInput is a ValueError
+            raise WrongInput(f'{path}: no reader of this package ({e}): {remedy}') from None
     return reader.eval()
 
 def reader_of(
@@ -137,11 +145,11 @@ def reader_of(
 SHIPPED = 'faces-reader.safetensors'
 
 def train_drawn_reader(
-    n:int=None, # training faces; None: 20,000
+    n:int=None, # training faces; None: 20,000 (256 under test)
     **kwargs, # for `train_reader`
 )->Reader: # in eval mode
     "The shipped reader, trained again"
-    pictures = cached(FaceWorld(n or (256 if quick() else 20000), seed=55, correlated=False), 64)
+    pictures = cached(FaceWorld(n, seed=55, correlated=False), 64)
     return train_reader(pictures, **dict(epochs=1 if quick() else 5, fine=True, shift=1) | kwargs)
 
 def drawn_reader()->Reader: # in eval mode
@@ -164,7 +172,7 @@ def nearer_to_A(
     f_A:torch.Tensor, # (N,256) of the sources
     f_B:torch.Tensor, # (N,256) of the exemplars
     mean:torch.Tensor, # (256,) of many faces
-)->tuple: # numerators and denominators, each (N,)
+)->tuple: # numerators and denominators, each (N,), on the device of the features, where `mean` lies as well
     "Is the edit nearer to A than to B, by the angle between features?"
     near = lambda f: torch.cosine_similarity(f_y - mean, f - mean)
     kept = (near(f_A) > near(f_B)).float()

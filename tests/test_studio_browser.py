@@ -2,23 +2,19 @@
 import io
 import json
 import os
-import re
 import shutil
-import socket
 import statistics
 import struct
-import subprocess
-import sys
 import time
 import urllib.request
 import zlib
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from PIL import Image
 from test_browser import FLAGS, OPEN, lab  # noqa: F401 (a fixture)
+from test_studio_server import kernels, serving, within
 
 pytestmark = pytest.mark.browser
 SLOW = {64: 300, 128: 600}  # ms, by the network's pixels: three times the promise, since machines that test are often busy
@@ -47,34 +43,9 @@ def browser():
         yield browser
         browser.close()
 
-class Address(str):
-    "Of a server; `pid` is its process"
-
-@contextmanager
-def serving(log, notebook='tools/studio.ipynb'):
-    "The address of the page that `make studio` serves"
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    made = subprocess.run(['make', '--no-print-directory', '--dry-run', '-o', '.venv/.ready', 'studio', f'STUDIO_FLAGS=--no-browser --port={port}'], cwd=ROOT, capture_output=True, text=True, check=True)
-    command = next(line for line in made.stdout.splitlines() if 'tools/studio.ipynb' in line).split(maxsplit=1)[1].replace('tools/studio.ipynb', str(notebook))
-    with open(log, 'w') as f:
-        server = subprocess.Popen(f'exec {sys.executable} -m voila {command}', shell=True, cwd=ROOT, stdout=f, stderr=f, env={**os.environ, 'OMP_WAIT_POLICY': 'passive', 'OMP_NUM_THREADS': '1'})
-    try:
-        url = Address(f'http://127.0.0.1:{port}/')
-        url.pid = server.pid
-        for _ in range(120):
-            try: urllib.request.urlopen(f'{url}voila/static/none', timeout=5)
-            except urllib.error.HTTPError: break
-            except OSError: time.sleep(.5)
-        else: pytest.fail(Path(log).read_text()[-2000:])
-        yield url
-    finally:
-        server.terminate()
-        try: server.wait(30)
-        except subprocess.TimeoutExpired: server.kill()
-
 @pytest.fixture(scope='module')
 def voila(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp('voila')/'log') as url: yield url
+    with serving(tmp_path_factory.mktemp('voila')/'log', 'tools/studio.ipynb', '--Kernels.absence=10') as url: yield url
 
 class Page:
     "The studio's page, in words"
@@ -95,6 +66,11 @@ class Page:
         self.page.locator('.eb-said').get_by_text(text).wait_for(timeout=15_000)
         return self.said()
 
+def pressed(page, address):
+    "The front page, and its button: the answer begins as soon as there is a kernel"
+    page.goto(address, wait_until='domcontentloaded')
+    page.get_by_role('button', name='Open the studio').click(no_wait_after=True)
+
 def opened(page, where, address, notebook='tools/studio.ipynb', content=None):
     "The studio, in JupyterLab or as Voila's page; there, with `content`, from a new notebook"
     if where=='lab':
@@ -104,7 +80,7 @@ def opened(page, where, address, notebook='tools/studio.ipynb', content=None):
         page.evaluate(OPEN, notebook)
         page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    else: page.goto(address, wait_until='domcontentloaded')
+    else: pressed(page, address)
     page.locator('.eb-after').wait_for(timeout=60_000)
     page.locator('.eb canvas').wait_for(timeout=15_000)
     return Page(page)
@@ -112,7 +88,8 @@ def opened(page, where, address, notebook='tools/studio.ipynb', content=None):
 @pytest.fixture(params=['lab', 'voila'])
 def studio(request, browser):
     page = browser.new_page(viewport=dict(width=1280, height=1000), accept_downloads=True)
-    yield opened(page, request.param, request.getfixturevalue(request.param)), request.param
+    address = request.getfixturevalue(request.param)
+    yield opened(page, request.param, address[0] if request.param=='lab' else address), request.param
     page.close()
 
 def latency(s, where, size):
@@ -212,7 +189,7 @@ def test_studio(studio, tmp_path):
     # several at once: one sentence for all. A folder, for those who sit at the machine; others have no such field
     upload.set_input_files([dict(name=n, mimeType='image/png', buffer=d) for n, d in (('one.png', png(image)), ('two.png', b''), ('three.png', png(image)))])
     page.locator('.eb-face[title="three.png (chosen)"]').wait_for(timeout=15_000)
-    s.says('two.png is empty')
+    s.says('two.png: the file is empty')
     field = page.locator('.eb input[type=text]')
     assert field.count()==(where=='lab')
     if where=='lab':
@@ -235,7 +212,7 @@ def test_studio(studio, tmp_path):
 
 def test_studio_on_a_phone_and_two_visitors(voila, browser, tmp_path):
     phone, other = (browser.new_page(viewport=dict(width=w, height=h)) for w, h in ((390, 844), (1280, 1000)))
-    for p in (phone, other): p.goto(voila, wait_until='domcontentloaded')
+    for p in (phone, other): pressed(p, voila)
     for p in (phone, other): p.locator('.eb-after').wait_for(timeout=60_000)
     assert phone.evaluate('document.documentElement.scrollWidth') <= 390
     right = phone.evaluate("Math.max(...[...document.querySelectorAll('.eb *')].map(e => e.getBoundingClientRect()).filter(b => b.width).map(b => b.right))")
@@ -275,17 +252,45 @@ def test_visitors_see_no_files(voila, browser, tmp_path):
     assert not proof.exists()
     page.close()
 
-PRESS = '''([css, text]) => [...document.querySelectorAll('.eb ' + css)].find(b => b.textContent.trim() === text || b.title === text).click()'''
+SITE = '''<img src="{0}"><img src="{0}studio"><iframe name=f></iframe><form method=post action="{0}" target=f></form>
+<script>document.forms[0].submit(); fetch("{0}", {{method: "POST", mode: "no-cors"}}).finally(() => document.title = "tried")</script>'''
 
-def kernels(pid):
-    "{process: its own MB} of the kernels that a server started; what several share is counted in parts"
-    own = {}
-    for p in Path('/proc').glob('[0-9]*'):
-        try:
-            if int((p/'stat').read_text().rsplit(')', 1)[1].split()[1])==pid and 'ipykernel' in (p/'cmdline').read_text():
-                own[int(p.name)] = int(re.search(r'^Pss: *(\d+)', (p/'smaps_rollup').read_text(), re.M)[1])/1024
-        except OSError: pass  # it has ended
-    return own
+def test_another_site_starts_nothing(browser, tmp_path):
+    "Whatever page is open elsewhere in the same browser, even one that shows the studio's front page in a frame"
+    with serving(tmp_path/'log') as url:
+        page = browser.new_page()
+        page.goto(url)  # has its cookie
+        page.route('http://other.localhost/', lambda r: r.fulfill(content_type='text/html', body=SITE.format(url)))
+        page.route('http://127.0.0.1:1/', lambda r: r.fulfill(content_type='text/html', body=SITE.format(url)))  # another port of this machine
+        for site in ('http://other.localhost/', 'http://127.0.0.1:1/'):
+            page.goto(site)
+            page.wait_for_function('document.title === "tried"')
+            page.wait_for_timeout(1000)
+            assert not kernels(url.pid), site
+        page.close()
+
+def test_the_front_page(browser, tmp_path):
+    "Fits on a phone, needs no script, and says when there is no place"
+    with serving(tmp_path/'log', 'tools/studio.ipynb', '--visitors=1') as url:
+        phone = browser.new_context(viewport=dict(width=390, height=844), java_script_enabled=False).new_page()
+        phone.goto(url)
+        phone.screenshot(path=tmp_path/'front.png')
+        button = phone.get_by_role('button', name='Open the studio')
+        assert button.bounding_box()['x'] + button.bounding_box()['width'] <= 390 and button.bounding_box()['y'] < 700
+        button.click(no_wait_after=True)
+        assert within(30, lambda: len(kernels(url.pid))==1)
+        late = browser.new_page(viewport=dict(width=390, height=844))
+        pressed(late, url)
+        late.get_by_role('heading', name='The studio is full').wait_for()
+        assert late.evaluate('document.documentElement.scrollWidth') <= 390
+        late.screenshot(path=tmp_path/'full.png')
+        phone.goto('about:blank')
+        assert within(30, lambda: not kernels(url.pid))
+        late.get_by_role('button', name='Try again').click(no_wait_after=True)
+        late.locator('.eb-after').wait_for(timeout=60_000)
+        late.context.close(); phone.context.close()
+
+PRESS = '''([css, text]) => [...document.querySelectorAll('.eb ' + css)].find(b => b.textContent.trim() === text || b.title === text).click()'''
 
 def until(pages, js, wanted, seconds):
     "Ask page after page, until each says what is wanted of it; no page has to be awake for that"
@@ -305,10 +310,12 @@ def test_visitors_at_once(voila, browser):
     faces = [{f.name: f for f in [S.uploaded(png(x), f'mine-{k}.png', editor, by_hand=True)[0], *S.drawn_faces(2026, 3)]} for k, x in enumerate(own)]
     wishes = [S.Wish(next(iter(f)), 'drawn 2026-2') for f in faces]
     picture = '() => document.querySelector(".eb-after").src'
+    assert within(90, lambda: not kernels(voila.pid)), 'the visitors before are still there'
     contexts = [browser.new_context(viewport=dict(width=1280, height=1000)) for _ in range(VISITORS)]
     pages, earlier, start = [c.new_page() for c in contexts], {*kernels(voila.pid)}, time.time()
     def theirs(): return {k: v for k, v in kernels(voila.pid).items() if k not in earlier}
-    for p in pages: p.goto(voila, wait_until='commit', timeout=120_000)
+    for p in pages: pressed(p, voila)
+    for p in pages: p.wait_for_url('**/studio?*', wait_until='commit', timeout=120_000)
     until(pages, '() => !!document.querySelector(".eb-after") && !!document.querySelector(".eb canvas")', [True]*VISITORS, 300)
     print(f'{VISITORS} visitors: {time.time() - start:.0f} s until the last one sees the page')
     for k, p in enumerate(pages): p.locator('.eb-upload input').set_input_files(dict(name=f'mine-{k}.png', mimeType='image/png', buffer=png(own[k])))
@@ -335,10 +342,7 @@ def test_visitors_at_once(voila, browser):
           f'{statistics.mean(memory):.0f} MB a visitor (most: {max(memory):.0f}), {sum(memory)/1024:.1f} GB in all; load {os.getloadavg()[0]:.1f}')
     assert max(memory) < 1500
     for p in pages: p.goto('about:blank')
-    for _ in range(120):  # whoever leaves takes the kernel along
-        if not theirs(): break
-        time.sleep(.5)
-    assert not theirs()
+    assert within(60, lambda: not theirs()), 'whoever leaves takes the kernel along'
     for c in contexts: c.close()
 
 def odd_files():
@@ -361,8 +365,8 @@ def odd_files():
         'palette.png': (file(photo.quantize(32)), None), 'clear.png': (file(clear), None), 'moving.gif': (file(photo, 'GIF', save_all=True, append_images=[photo.rotate(90)]), None),
         'photo.webp': (file(photo, 'WEBP'), None), 'photo.tif': (file(photo, 'TIFF'), None), 'photo.bmp': (file(photo, 'BMP'), None), 'grey.png': (file(photo.convert('L')), None),
         'dot.png': (file(Image.new('RGB', (1, 1))), '1 x 1 pixels'), 'cut.png': (file(photo)[:5000], 'cut off or damaged'), 'cut.jpg': (file(photo, 'JPEG')[:2000], 'cut off or damaged'),
-        'text.png': (b'Dear reader', 'no picture that can be read'), 'bomb.png': (bomb(50_000, 50_000), 'was not decoded'), 'lies.png': (bomb(3000, 3000), 'cut off or damaged'),
-        'empty.jpg': (b'', 'is empty'), 'huge.png': (bytes(21 << 20), 'larger than 20 MB'), 'drawing.svg': (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'no picture that can be read'),
+        'text.png': (b'Dear reader', 'no picture that is read here'), 'bomb.png': (bomb(50_000, 50_000), 'and not decoded'), 'lies.png': (bomb(3000, 3000), 'cut off or damaged'),
+        'empty.jpg': (b'', 'the file is empty'), 'huge.png': (bytes(21 << 20), 'larger than 20 MB'), 'drawing.svg': (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'no picture that is read here'),
         'nobody.jpg': (file(scene(500, 400), 'JPEG'), 'no face is found'), 'pair.jpg': (file(scene(700, 400, (face, 30, 60, 300), (other, 370, 60, 280)), 'JPEG'), '2 faces are found'),
         'one too many.png': (file(photo), 'Open the page anew'),
         'heavy.bmp': (file(scene(2500, 2500, (face, 700, 500, 1300)), 'BMP'), None),  # 18 MB, in pieces
@@ -395,7 +399,7 @@ def test_odd_uploads(voila, browser):
 
 def test_latency_at_128_pixels(lab, browser, tmp_path):
     "With weights that nobody trained"
-from ebgan_nb.files import asset
+    from ebgan_nb.files import asset
     from ebgan_nb.models import build, config, load_weights, save_weights
     attributes = load_weights(asset('faces-att.safetensors'))[0].config.attributes
     save_weights(tmp_path/'w.safetensors', build(config(size=128, attributes=attributes)), {})
@@ -403,7 +407,7 @@ from ebgan_nb.files import asset
     nb['cells'][0]['source'] = f"from ebgan_nb.studio import Studio; Studio({str(tmp_path/'w.safetensors')!r})"
     (tmp_path/'studio.ipynb').write_text(json.dumps(nb))
     page = browser.new_page(viewport=dict(width=1280, height=1000))
-    latency(opened(page, 'lab', lab, 'studio-128.ipynb', nb), 'lab', 128)
+    latency(opened(page, 'lab', lab[0], 'studio-128.ipynb', nb), 'lab', 128)
     page.close()
     with serving(tmp_path/'log', tmp_path/'studio.ipynb') as url:
         page = browser.new_page(viewport=dict(width=1280, height=1000))

@@ -1,6 +1,7 @@
 "The package as others get it: a wheel, outside the repository, without nbdev"
 import os
 import re
+import subprocess
 import sys
 import zipfile
 
@@ -61,3 +62,67 @@ def test_lesson_runs_from_the_wheel(lesson, colab, tmp_path):
     nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*eval: *false', c.source, re.M)]
     client = NotebookClient(nb, timeout=300, resources={'metadata': {'path': str(tmp_path)}})
     client.execute(env={**os.environ, **colab})
+
+
+# a plain install: what `pip install ebgan_nb` brings, and nothing of the extras
+
+def required(*names):
+    "Distributions that the given ones need, without extras"
+    from importlib.metadata import distribution
+    from packaging.requirements import Requirement
+    todo, found = [*names], {}
+    while todo:
+        name = todo.pop()
+        if name in found: continue
+        found[name] = distribution(name)
+        needs = map(Requirement, found[name].requires or ())
+        todo += [r.name.lower().replace('_', '-') for r in needs if not r.marker or r.marker.evaluate({'extra': ''})]
+    return found.values()
+
+@pytest.fixture(scope='module')
+def plain(wheel, settings, tmp_path_factory):
+    "The `bin` of an environment of its own: links to what the package requires, the package from its wheel"
+    if os.name!='posix': pytest.skip('links make an environment in a second')
+    from packaging.requirements import Requirement
+    home = tmp_path_factory.mktemp('plain')
+    tool(sys.executable, '-m', 'venv', '--without-pip', home, cwd=home)
+    site = next(home.glob('lib/python*/site-packages'))
+    for d in required(*(Requirement(r).name for r in settings['requirements'].split())):
+        for top in {f.parts[0] for f in d.files if f.parts[0] not in ('..', '__pycache__')}:
+            if not (site/top).exists() and (at := d.locate_file(top)).exists(): (site/top).symlink_to(at)
+    tool('pip', '--python', home/'bin'/'python', 'install', '--quiet', '--no-deps', wheel, cwd=home)
+    return home/'bin'
+
+@pytest.fixture
+def run(plain, tmp_path):
+    "Run a command of the plain install -> what `subprocess.run` says"
+    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'IN_TEST')}
+    env |= dict(EBGAN_DATA=str(tmp_path/'data'), EBGAN_QUICK='1', EBGAN_PHOTOS='', OMP_NUM_THREADS='1', OMP_WAIT_POLICY='passive')
+    return lambda name, *args: subprocess.run([plain/name, *map(str, args)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+
+EXTRAS = ('tensorboard', 'cv2', 'torchmetrics', 'anywidget', 'voila', 'accelerate', 'nbdev', 'pytest')
+
+def test_a_plain_install_holds_no_extra(run):
+    code = f'import importlib.util as u, ebgan_nb; print([n for n in {EXTRAS} if u.find_spec(n)], ebgan_nb.__file__)'
+    done = run('python', '-c', code)
+    assert done.stdout.startswith('[] ') and str(ROOT) not in done.stdout, done
+
+def test_a_plain_install_trains_edits_and_evaluates(run, tmp_path):
+    small = '--size 32 --n 8 --bs 2 --batches 2'.split()
+    for args in ([*small, '--out', 'R'], ['--resume', 'R', '--batches', '3'], [*small, '--model', 'att-ebgan', '--out', 'A'],
+                 ['--preset', 'paper', *small, '--size', '64', '--out', 'P']):
+        done = run('ebgan_train', *args)
+        assert done.returncode==0 and not done.stderr, (args, done.stderr)
+    done = run('python', '-c', "from ebgan_nb.studio import drawn; [drawn(7, i, 64).save(f'{n}.png') for i, n in enumerate('ab')]")
+    assert done.returncode==0, done.stderr
+    for more in (['--region', 'mouth'], ['--region', 'mouth', '--weights', 'R'], ['--region', 'face', '--attributes', 'Smiling', '--weights', 'A']):
+        done = run('ebgan_edit', 'a.png', 'b.png', *more, '--out', 'y.png')
+        assert done.returncode==0 and (tmp_path/'y.png').is_file() and not done.stderr, (more, done.stderr)
+    done = run('ebgan_evaluate', '--weights', 'R', '--n', '2', '--regions', 'mouth', '--json', 'f.json')
+    assert done.returncode==0 and (tmp_path/'f.json').is_file() and not done.stderr, done.stderr
+    assert 'torchmetrics' in done.stdout             # what is not measured without it is said
+
+def test_a_plain_install_says_what_is_missing(run, tmp_path):
+    done = run('ebgan_train', '--size', '32', '--n', '8', '--bs', '2', '--batches', '2', '--out', 'R', '--tensorboard')
+    assert (done.returncode, done.stderr)==(2, 'ebgan_train: --tensorboard needs tensorboard: pip install tensorboard\n')
+    assert not (tmp_path/'R').exists()
