@@ -110,13 +110,21 @@ class Python(TorchFunctionMode):
             return moved(func(*args, device='cpu', **kwargs), up)
         return func(*args, **kwargs)
 
+class NoGradient(torch.inference_mode):
+    "In place of `inference_mode`, whose tensors cannot be wrapped"
+    def __enter__(self):
+        self.context = torch.no_grad() if self.mode else torch.enable_grad()
+        self.context.__enter__()
+    def __exit__(self, *error): self.context.__exit__(*error)
+
 @contextmanager
 def card():
     "Inside there is a GPU, and the package finds it to be the best device; batches are loaded in turn, since only this thread knows of it"
     with ExitStack() as stack:
-        for module in ('core', 'data'): stack.enter_context(patch(f'ebgan_nb.{module}.best_device', lambda: torch.device('cuda')))
+        stack.enter_context(patch('ebgan_nb.core.best_device', lambda: torch.device('cuda')))
         stack.enter_context(patch('ebgan_nb.data.in_order', lambda f, ks, workers=1: map(f, ks)))
         stack.enter_context(patch('torch.cuda.is_bf16_supported', lambda *args, **kwargs: True))  # 16 bits are not pretended: autocast stays off
+        stack.enter_context(patch.multiple(torch.inference_mode, __enter__=NoGradient.__enter__, __exit__=NoGradient.__exit__))
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings('ignore', 'CUDA is not available')
         stack.enter_context(Operations())
