@@ -37,7 +37,7 @@ def ran(name, *argv, cwd, seconds=120, **env):
         code = 99
         try:
             os.chdir(cwd)
-            os.environ.update(SMALL, EBGAN_DATA=str(Path(cwd)/'.data'), **env)
+            os.environ.update(dict(SMALL, EBGAN_DATA=str(Path(cwd)/'.data')) | env)
             for stream, fd in ((out, 1), (err, 2)): os.dup2(stream.fileno(), fd)
             sys.stdout, sys.stderr = (open(fd, 'w', errors='backslashreplace', closefd=False) for fd in (1, 2))
             sys.argv = [name, *argv]
