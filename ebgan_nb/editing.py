@@ -344,7 +344,7 @@ def chosen(
     attributes=None, labels=None, others='absent', # as for `edit`, for one exemplar
 )->dict: # of what is to be taken over; None for weights of EBGAN
     "Which attributes are wanted, or `WrongInput` for what the model cannot filter by"
-    nearest(others, OTHERS, "value of 'others'")
+    nearest(others if isinstance(others, str) else _told(others), OTHERS, "value of 'others'")
     if not editor.attributes:
         if attributes is None and labels is None: return None
         raise WrongInput('attributes and labels: these are weights of EBGAN, which has no label filter: leave them out, or load weights of Att-EBGAN, such as faces-att')
@@ -451,7 +451,7 @@ def _number(x): # float; nan for what is none
     except Exception: return math.nan # whatever else somebody may hand over
 
 def _told(x): # as a message tells it
-    try: return f'{x!r:.80}'
+    try: return printable(repr(x))[:80]
     except Exception: return type(x).__name__ # Python shows no number of 5,000 digits
 
 def checked_template(

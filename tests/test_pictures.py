@@ -313,7 +313,6 @@ def test_wrong_types_are_wrong_input(small, tmp_path, monkeypatch):
     refused = []
     def wrong(fn, *args, **kwargs):
         with pytest.raises(WrongInput) as e: fn(*args, **kwargs)
-        assert '\n' not in str(e.value)
         refused.append(str(e.value))
     for odd in ODD:
         for call in (lambda: editor.edit(odd, b, 'mouth'), lambda: editor.edit(a, odd, 'mouth'), lambda: editor.edit(a, {'mouth': odd}), lambda: att.read(odd), lambda: Editor(odd, {}),
