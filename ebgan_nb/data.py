@@ -491,7 +491,7 @@ def moved(
     dx:torch.Tensor, # (n,) ints: where the crop begins
     dy:torch.Tensor, # likewise, from above
     flip:torch.Tensor, # bool (n,): mirror left and right
-)->torch.Tensor: # (n,5,2)
+)->torch.Tensor: # (n,5,2); on the device of all that is given
     "Landmarks of pictures that were cropped and mirrored"
     p = points - torch.stack([dx, dy], -1)[:, None]
     mirrored = torch.stack([size - p[..., 0], p[..., 1]], -1)[:, _MIRROR]
@@ -504,7 +504,7 @@ def gather(
     dx:torch.Tensor, # (n,) ints in 0..S'-S: where the crop begins
     dy:torch.Tensor, # likewise, from above
     flip:torch.Tensor, # bool (n,): mirror left and right
-): # uint8 (n,3,S,S) and its landmarks
+): # uint8 (n,3,S,S) and its landmarks; on the device of all that is given
     "Crop and mirror each picture of a batch, and its landmarks with it"
     j, (n, _, _, side) = torch.arange(size, device=x.device), x.shape
     rows, columns = dy[:, None] + j, dx[:, None] + torch.where(flip[:, None], size - 1 - j, j)
@@ -603,7 +603,7 @@ def batch(self:EditBatches,
 @patch
 def landmarks(self:EditBatches,
     k:int, # number of the batch, from 0
-)->torch.Tensor: # (n,5,2) pixels: those of A; the template's, where the pictures came without any
+)->torch.Tensor: # (n,5,2) pixels: those of A; the template's, where the pictures came without any; on the loader's device
     "Where the faces of batch k lie, for a network that learns to find them"
     p = self.pictures
     if not self.train: return (p.points(self.idxs[list(_in_turn(self, k))]) - p.margin).to(self.device)
@@ -627,7 +627,7 @@ def show_edits(
     attributes, # names of the labels
     n:int=6, # pictures a row
     y=None, # (N,3,H,W) in [-1,1]: the results, if there are any
-): # matplotlib Figure
+): # matplotlib Figure; the batch may lie on any device
     "What the networks really get: A, A_tilde, B and B*M, and the results if there are any; above A the labels that A has and B has not, above B the reverse"
     import matplotlib.pyplot as plt
     A, B, M, y_A, y_B = (t[:n].detach().float().cpu() for t in b)
@@ -658,7 +658,7 @@ def differences(
     y:torch.Tensor, # (n,m) labels of 0/1
     counts:torch.Tensor, # (n,m) of 0/1: which labels count
     others:torch.Tensor, # (c,m) labels of the candidates
-)->torch.Tensor: # (n,c)
+)->torch.Tensor: # (n,c); on the device of all that is given
     "In how many labels that count does each candidate differ?"
     wy = counts*y
     return wy.sum(1, keepdim=True) + (counts - 2*wy) @ others.T
@@ -669,7 +669,7 @@ def twins(self:EditBatches,
     k:int, # number of the batch, from 0
     M:torch.Tensor, # (n,1,S,S) its masks
     pool:int=4096, # candidates
-): # (n,3,S,S) in [-1,1], and bool (n,): False where M covers no region
+): # (n,3,S,S) in [-1,1], and bool (n,): False where M covers no region; on the loader's device, where M lies as well
     "For each face of batch k another one with the same labels where M lies; mirrored or not"
     p, i, g = self.pictures, _chosen(self, k)[0][:self.bs], generator(self.seed, 'twins', k, part=self.part)
     counts = labels_that_count(M, self.landmarks(k), p.attributes).cpu()
@@ -685,14 +685,14 @@ def twins(self:EditBatches,
 def on_template(
     x:torch.Tensor, # (n,c,S,S)
     P:torch.Tensor, # (n,5,2) landmarks in pixels
-)->torch.Tensor: # (n,c,S,S)
+)->torch.Tensor: # (n,c,S,S); on the device of x and P
     "Pictures, or masks, with the eyes where the template has them"
     return onto(x.float(), P/x.shape[-1], template_points('faces', 1).to(P).expand_as(P))
 
 def details(
     x:torch.Tensor, # (n,3,S,S) in [-1,1]
     P:torch.Tensor, # (n,5,2) landmarks in pixels
-)->tuple: # (n,3,32,32) fine and (n,3,8,8) coarse log colours, and (n,) where the nose lies between the eyes: 0 in the middle, .5 at the right one
+)->tuple: # (n,3,32,32) fine and (n,3,8,8) coarse log colours, and (n,) where the nose lies between the eyes: 0 in the middle, .5 at the right one; on the device of x and P
     "What faces are compared by, when twins are to be alike"
     e = P[:, 1] - P[:, 0]
     turn = ((P[:, 2] - P[:, :2].mean(1))*e).sum(1)/e.square().sum(1)
@@ -706,7 +706,7 @@ def correlation(
     b:torch.Tensor, # (c,d)
     w:torch.Tensor, # (n,d): weights, for each a its own
     b2:torch.Tensor=None, # b^2, if it is at hand
-)->torch.Tensor: # (n,c) in -1..1
+)->torch.Tensor: # (n,c) in -1..1; on the device of all that is given
     "Of each a with each b, about 0, where w lies"
     return (w*a) @ b.T / ((w*a*a).sum(1, keepdim=True)*(w @ (b.square() if b2 is None else b2).T)).clamp(min=1e-9).sqrt()
 
@@ -728,7 +728,7 @@ class Gallery:
         M:torch.Tensor, # (n,1,S,S)
         most:torch.Tensor, # (n,1): with more correlation of the coarse colours nobody is a twin
         enough:float=.7, # nor with less difference in turn, in standard deviations
-    )->torch.Tensor: # (n,2c): 1 - correlation of the fine parts, with each candidate, then with each one mirrored; 3 or more if that is forbidden
+    )->torch.Tensor: # (n,2c): 1 - correlation of the fine parts, with each candidate, then with each one mirrored; 3 or more if that is forbidden; all on the gallery's device
         "How little is each picture of the gallery like each x, where M lies?"
         fine, coarse, turn = details(x, P)
         fine, coarse, M = (torch.cat([t, t.flip(-1)]) for t in (fine, coarse, on_template(M, P))) # to mirror x is less work than to mirror all others
@@ -756,7 +756,7 @@ def gallery(self:EditBatches,
 def alike(self:EditBatches,
     k:int, # number of the batch, from 0
     M:torch.Tensor, # (n,1,S,S) its masks
-)->torch.Tensor: # (n,3,S,S) in [-1,1]
+)->torch.Tensor: # (n,3,S,S) in [-1,1]; on the loader's device, where M lies as well
     "For each face of batch k a twin that is like it in detail where M lies, and unlike it in light, skin and turn; in labels that do not count like anybody"
     p, (i, dx, dy, flip), gallery = self.pictures, (t[:self.bs] for t in _chosen(self, k)[:4]), self.gallery(k)
     counts, y = labels_that_count(M, self.landmarks(k), p.attributes).cpu().float(), p.labels[i].float()

@@ -147,7 +147,7 @@ def evaluate(
     methods:dict=None, # {name: function of A, B, M}; None: rivals and `model`
     K:int=32, # exemplars for each source of the dependence
     bar:bool=True, # show progress
-): # frame: region, method, metric, value, low, high, faces
+): # frame: region, method, metric, value, low, high, faces; measured on the model's device
     "Edits against the truth: one row a figure, with its 95% interval over faces"
     methods, regions = methods or methods_of(model), checked(n, seed, regions)
     return table(collected(jobs(methods, regions, n, seed, model.config.size, next(model.parameters()).device, K=K), bar), seed)
@@ -214,7 +214,7 @@ def meetings(
 def shown(
     pictures, # `data.Pictures`
     idxs, # int array (n,)
-)->tuple: # (n,3,S,S) in [-1,1], (n,5,2) landmarks in pixels, (n,m) labels
+)->tuple: # (n,3,S,S) in [-1,1], (n,5,2) landmarks in pixels, (n,m) labels; on the CPU
     "Pictures as the editor sees them, without shift or mirror"
     x, points = pictures.framed(idxs)
     return to_unit(x), points, pictures.labels[torch.as_tensor(idxs)]
@@ -290,7 +290,7 @@ def evaluate_photographs(
     regions=ALL, # names, in a list or with commas
     methods:dict=None, # {name: function of A, B, M}; None: rivals and `model`
     bar:bool=True, # show progress
-): # frame, as of `evaluate`
+): # frame, as of `evaluate`; measured on the model's device
     "Edits of photographs, as an independent reader sees them: one row a figure, with its 95% interval"
     import numpy as np
     import pandas as pd
@@ -351,7 +351,7 @@ def rises(
 def labelled(
     people, # People
     names, # of n attributes
-)->torch.Tensor: # (N,n) of 0/1
+)->torch.Tensor: # (N,n) of 0/1; on the CPU
     "The labels that faces were drawn with"
     return torch.tensor(people.attributes[list(names)].values.copy()).float()
 
@@ -363,7 +363,7 @@ def job_filter(
     y_A:torch.Tensor, # (N,n) of 0/1: labels of the sources
     y_B:torch.Tensor, # (N,n) of the exemplars
     points=None, # (N,5,2) landmarks of the sources, pixels; None: the template of drawn faces
-): # yields (region, method, metric), numerators, denominators
+): # yields (region, method, metric), numerators, denominators; all on one device
     "What a filter lets through, as a reader sees it"
     names, key = list(model.attributes), lambda metric: ('face', named(model), metric)
     columns, one = [reader.attributes.index(x) for x in names], torch.eye(len(names)).to(A)
@@ -421,7 +421,7 @@ def evaluate_filter(
     reader=None, # `reader.Reader`; None: that of drawn faces, shipped
     plain=None, # EBGAN to compare with; None: the shipped one
     bar:bool=True, # show progress
-): # frame, as of `evaluate`
+): # frame, as of `evaluate`; measured on the model's device
     "Does an edit show what was chosen, and nothing else? One row a figure"
     from ebgan_nb.reader import drawn_reader
     reader, plain, device = reader or drawn_reader(), plain or load_weights(find_weights('faces'))[0], next(model.parameters()).device
@@ -441,7 +441,7 @@ def leak_matrix(
     n:int=200, # pairs of faces
     seed:int=0, # other faces
     reader=None, # `reader.Reader`; None: that of drawn faces, shipped
-): # frame (attribute that is switched on, attribute that is read): mean change of the reader's probability
+): # frame (attribute that is switched on, attribute that is read): mean change of the reader's probability; measured on the model's device
     "Switch on block i, where B has it and A has not, and read every attribute j"
     import pandas as pd
     from ebgan_nb.reader import drawn_reader

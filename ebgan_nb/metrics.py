@@ -42,7 +42,7 @@ def pairs(
 def drawn(
     people, # People
     size=64, # pixels
-)->torch.Tensor: # (N,3,size,size) in [-1,1]
+)->torch.Tensor: # (N,3,size,size) in [-1,1]; on the CPU
     "Faces as the networks see them"
     return to_unit(render(people, size))
 
@@ -50,7 +50,7 @@ def drawn(
 def ring(
     M:torch.Tensor, # (N,1,H,W) of 0/1
     width:int=3, # pixels
-)->torch.Tensor: # (N,1,H,W)
+)->torch.Tensor: # (N,1,H,W); on the device of M
     "The pixels just outside of M"
     return F.max_pool2d(M, 2*width + 1, 1, width) - M
 
@@ -58,7 +58,7 @@ def matched(
     A:torch.Tensor, # (N,3,H,W) source in [-1,1]
     B:torch.Tensor, # (N,3,H,W) exemplar
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->torch.Tensor: # y, (N,3,H,W)
+)->torch.Tensor: # y, (N,3,H,W); on the device of all that is given
     "Cut-and-paste, B's colours matched to A's around the hole"
     R = ring(M)
     mean = lambda x: (x*R).sum((2, 3), keepdim=True)/R.sum((2, 3), keepdim=True).clamp(min=1)
@@ -71,7 +71,7 @@ def poisson(
     A:torch.Tensor, # (N,3,H,W) source in [-1,1]
     B:torch.Tensor, # (N,3,H,W) exemplar
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->torch.Tensor: # y, (N,3,H,W)
+)->torch.Tensor: # y, (N,3,H,W); on the device of A; OpenCV works on the CPU
     "Poisson blending: the gradients of B in M, the values of A around it (needs OpenCV)"
     import cv2
     margin, wider = 8, F.max_pool2d(M, 7, 1, 3)*255
@@ -90,7 +90,7 @@ def inpainted(
     A:torch.Tensor, # (N,3,S,S) source in [-1,1]
     B:torch.Tensor, # not looked at
     M:torch.Tensor, # (N,1,S,S) or one for all, of 0/1
-)->torch.Tensor: # y, (N,3,S,S)
+)->torch.Tensor: # y, (N,3,S,S); on the model's device, where A and M lie
     "EBGAN with its code zeroed: A completed by somebody who has not seen B"
     c, M = model.config, M.expand(len(A), -1, -1, -1)
     nothing = A.new_zeros(len(A), c.code_channels, c.code_size, c.code_size)
@@ -118,7 +118,7 @@ def methods_of(
 def in_M(
     x:torch.Tensor, # (N,C,H,W)
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->torch.Tensor: # (N,)
+)->torch.Tensor: # (N,); on the device of all that is given
     "Sum over the pixels and channels in M, for each face"
     return (x*M).sum((1, 2, 3))
 
@@ -127,7 +127,7 @@ def achieved_change(
     A:torch.Tensor, # (N,3,H,W) source
     T:torch.Tensor, # (N,3,H,W) true edit
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->tuple: # numerators and denominators, each (N,)
+)->tuple: # numerators and denominators, each (N,); on the device of all that is given
     "1 - |y - T|^2 / |A - T|^2 in M: 0 for doing nothing, 1 for the truth"
     wanted = in_M((A - T).square(), M)
     return wanted - in_M((y - T).square(), M), wanted
@@ -146,7 +146,7 @@ def psnr(
     y:torch.Tensor, # (N,3,H,W) in [-1,1]
     T:torch.Tensor, # (N,3,H,W) what it should be
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->tuple: # numerators and denominators, each (N,)
+)->tuple: # numerators and denominators, each (N,); on the device of all that is given
     "Decibels in M, at most 58.9; the mean over faces"
     mse = in_M((y - T).square(), M)/(3*M.sum((1, 2, 3)))
     db = 10*torch.log10(4/mse.clamp(min=ROUNDING))
@@ -157,7 +157,7 @@ def ssim(
     y:torch.Tensor, # (N,3,H,W) in [-1,1]
     T:torch.Tensor, # (N,3,H,W) what it should be
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->tuple: # numerators and denominators, each (N,)
+)->tuple: # numerators and denominators, each (N,); on the device of all that is given
     "Structural similarity, its map averaged in M (needs torchmetrics)"
     from torchmetrics.functional.image import structural_similarity_index_measure
     _, full = structural_similarity_index_measure(y, T, data_range=2., reduction='none', return_full_image=True)
@@ -179,7 +179,7 @@ def lpips_metric(): # torchmetrics' LPIPS, or None
 def lpips(
     y:torch.Tensor, # (N,3,H,W) in [-1,1]
     T:torch.Tensor, # (N,3,H,W) what it should be
-)->tuple: # numerators and denominators, each (N,)
+)->tuple: # numerators and denominators, each (N,); on the device of all that is given
     "Perceptual distance of the whole pictures, 0 for the truth"
     d = lpips_metric().to(y.device).net(y.clamp(-1, 1), T).flatten()
     return d, torch.ones_like(d)
@@ -195,7 +195,7 @@ def absent()->list: # of lines
 def step(
     y:torch.Tensor, # (N,3,H,W)
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->torch.Tensor: # (N,)
+)->torch.Tensor: # (N,); on the device of all that is given
     "Sum of the differences between neighbours across the border of M"
     down = (y.diff(dim=2)*M.diff(dim=2)).abs().sum((1, 2, 3))
     return down + (y.diff(dim=3)*M.diff(dim=3)).abs().sum((1, 2, 3))
@@ -204,7 +204,7 @@ def seam(
     y:torch.Tensor, # (N,3,H,W) edit
     T:torch.Tensor, # (N,3,H,W) true edit
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->tuple: # numerators and denominators, each (N,)
+)->tuple: # numerators and denominators, each (N,); on the device of all that is given
     "Steps across the border of the mask, over those of the truth"
     return step(y, M), step(T, M)
 
@@ -220,7 +220,7 @@ def bootstrap(
     den:torch.Tensor=None, # (N,) denominators; None: 1
     n:int=1000, # draws
     seed:int=0, # of the draws
-)->tuple: # low, high
+)->tuple: # low, high; plain numbers, from any device
     "95% interval of sum over sum, by drawing the faces again"
     num = num.detach().double().cpu()
     den = torch.ones_like(num) if den is None else den.detach().double().cpu()
@@ -232,7 +232,7 @@ def found(
     ys:torch.Tensor, # (K,3,H,W) edits of one source with K exemplars
     Ts:torch.Tensor, # (K,3,H,W) the true edits
     M:torch.Tensor, # (1,1,H,W) of 0/1
-)->tuple: # numerator and denominator, each (1,): exemplars found again, exemplars that can be told apart
+)->tuple: # numerator and denominator, each (1,): exemplars found again, exemplars that can be told apart; on the device of all that is given
     "For how many of K exemplars is their own true edit the nearest one, in M?"
     inside = M[0, 0] > 0
     y, T = (x[:, :, inside].flatten(1) for x in (ys, Ts))
@@ -261,7 +261,7 @@ def leak(
     B:torch.Tensor, # (N,3,H,W) exemplar
     B2:torch.Tensor, # (N,3,H,W) the same in other light, say
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->tuple: # numerators and denominators, each (N,)
+)->tuple: # numerators and denominators, each (N,); on the device of all that is given
     "Change of the edit in M over that of the exemplar: 0 for the truth, 1 for cut-and-paste"
     return in_M((y2 - y).abs(), M), in_M((B2 - B).abs(), M)
 
@@ -271,7 +271,7 @@ def distances(
     A:torch.Tensor, # (N,3,H,W) source
     T:torch.Tensor, # (N,3,H,W) true edit
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->dict: # {metric: numerators and denominators}
+)->dict: # {metric: numerators and denominators}; on the device of all that is given
     "All metrics that compare an edit with the truth"
     out = {'achieved change': achieved_change(y, A, T, M), 'PSNR': psnr(y, T, M), 'seam': seam(y, T, M)}
     if find_spec('torchmetrics'): out['SSIM'] = ssim(y, T, M)

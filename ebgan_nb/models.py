@@ -129,7 +129,7 @@ def chain(
 def relative(
     B:torch.Tensor, # (N,3,H,W) in [-1,1]
     M:torch.Tensor, # (N,1,H,W) of 0/1
-)->torch.Tensor: # (N,3,H,W), 0 outside M
+)->torch.Tensor: # (N,3,H,W), 0 outside M; on the device of B and M
     "Colours inside M, relative to their mean and spread there: without the overall tone of skin and light"
     B, n = B.float()*M, M.sum((2, 3), keepdim=True).clamp(min=1)
     d = (B - B.sum((2, 3), keepdim=True)/n) * M
@@ -138,14 +138,14 @@ def relative(
 # %% ../nbs/32_models.ipynb #ec2940c4
 def rim(
     M:torch.Tensor, # (N,1,H,W) of 0/1
-)->torch.Tensor: # the same
+)->torch.Tensor: # the same; on the device of M
     "The pixels of M that have a neighbour outside"
     return M*F.max_pool2d(1 - M, 3, 1, 1)
 
 def spread(
     x:torch.Tensor, # (N,3,S,S)
     at:torch.Tensor, # (N,1,S,S) of 0/1: the pixels whose colours count
-)->torch.Tensor: # (N,3,S,S) in float32; 0 where nothing counts
+)->torch.Tensor: # (N,3,S,S) in float32; 0 where nothing counts; on the device of x and `at`
     "The colours of some pixels, spread over the whole picture: their mean, weighted by distance^-3"
     x, S = torch.cat([x*at, at], 1).float(), x.shape[-1]
     d = torch.arange(2*S, device=x.device)
@@ -166,7 +166,7 @@ class Finder(nn.Module):
 
     def forward(self,
         x:torch.Tensor, # (N,3,S,S) in [-1,1]
-    )->torch.Tensor: # (N,5,2) x and y, as fractions of the picture, in CelebA's order
+    )->torch.Tensor: # (N,5,2) x and y, as fractions of the picture, in CelebA's order; on the network's device, where all that is given lies
         for layer in self.down: x = layer(x)
         return self.points(x.flatten(1)).float().view(-1, 5, 2)
 
@@ -185,7 +185,7 @@ class Encoder(nn.Module):
     def forward(self,
         B:torch.Tensor, # (N,3,S,S) in [-1,1]
         M:torch.Tensor, # (N,1,S,S) of 0/1: E sees nothing outside
-    )->torch.Tensor: # (N,code_channels,code_size,code_size)
+    )->torch.Tensor: # (N,code_channels,code_size,code_size); on the network's device, where all that is given lies
         x = torch.cat([(B - spread(B, rim(M)))*M if self.fills else relative(B, M) if self.relative else B*M, M], 1)
         for layer in self.down: x = layer(x)
         return self.deep(x)
@@ -201,7 +201,7 @@ class GeneratorEncoder(nn.Module):
     def forward(self,
         A_tilde:torch.Tensor, # (N,3,S,S) A*(1-M)
         M:torch.Tensor, # (N,1,S,S)
-    )->tuple: # (map (N,c,4,4), skips, A_tilde with its hole filled, or None): the skips are the maps of 8x8, 16x16 ... pixels, a tuple, empty without skips
+    )->tuple: # (map (N,c,4,4), skips, A_tilde with its hole filled, or None): the skips are the maps of 8x8, 16x16 ... pixels, a tuple, empty without skips; on the network's device
         x, maps = torch.cat([A_tilde, M], 1) if self.sees_M else A_tilde, []
         for layer in self.down:
             x = layer(x)
@@ -226,7 +226,7 @@ class GeneratorDecoder(nn.Module):
     def forward(self,
         Z_A:tuple, # (map, skips, filled) from G_enc, of N pictures
         code:torch.Tensor, # (N,c,h,w) from E; or more than N: code N + i then goes with picture i
-    )->torch.Tensor: # (N,3,S,S) in [-1,1]
+    )->torch.Tensor: # (N,3,S,S) in [-1,1]; on the network's device, where all that is given lies
         x, skips, filled = Z_A
         for i, layer in enumerate(self.up):
             xs = x, *(skips[i-1:i] if i else ()), *([code] if i==self.code_at else [])
@@ -253,7 +253,7 @@ def changed(
     A_a:torch.Tensor, # (N,3,S,S) A completed with its own
     keep:float=KEEP, # the difference that counts, in [-1,1]'s units
     doubt:float=DOUBT, # share of the error in A_a that is expected in A_b
-)->torch.Tensor: # (N,1,S,S) in 0..1
+)->torch.Tensor: # (N,1,S,S) in 0..1; on the device of all three
     "d^2 / (d^2 + keep^2 + (doubt e)^2): where does the exemplar's code draw something else? d, e: mean |A_b - A_a|, |A - A_a| in a window of S/9 pixels"
     half = A.shape[-1]//18
     around = lambda x: F.avg_pool2d(F.pad(x.abs().mean(1, keepdim=True), (half,)*4, mode='replicate'), 2*half + 1, 1)
@@ -288,7 +288,7 @@ class EBGAN(nn.Module):
         strength:float=1., # 0 = A's own code, 1 = B's
         keep:float=KEEP, # A stays where B's code draws nothing that differs by much more than this; 0 = the paper's y
         **labels, # of Att-EBGAN
-    )->torch.Tensor: # (N,3,S,S): y, equal to A outside M
+    )->torch.Tensor: # (N,3,S,S): y, equal to A outside M; on the network's device, where all that is given lies
         "y = A_b where the exemplar changes something in M, A elsewhere"
         S = self.config.size
         if A.shape[1:]!=(3, S, S): raise WrongInput(f'this model edits pictures (N, 3, {S}, {S}), not {tuple(A.shape)}: resize them first')
@@ -317,7 +317,7 @@ class Classifier(nn.Module):
 
     def forward(self,
         x:torch.Tensor, # (N,3,S,S) in [-1,1]
-    )->torch.Tensor: # logits (N,n)
+    )->torch.Tensor: # logits (N,n); on the network's device, where all that is given lies
         for layer in self.down: x = layer(x)
         return self.judge(x.flatten(1)).float()
 
@@ -333,7 +333,7 @@ class AttEBGAN(EBGAN):
 
     def labels(self,
         x:torch.Tensor, # (N,3,S,S) in [-1,1]
-    )->torch.Tensor: # (N,n) of 0/1
+    )->torch.Tensor: # (N,n) of 0/1; on the network's device, where all that is given lies
         "What C sees in a picture"
         return (self.C(x) > 0).float()
 
@@ -362,7 +362,7 @@ class Discriminator(nn.Module):
     def forward(self,
         y:torch.Tensor, # (N,3,S,S) a picture or an edit
         M:torch.Tensor, # (N,1,S,S) the region that may have been filled in
-    )->torch.Tensor: # logits (N,1,h,w): one a patch; h = w = 1 in the paper's D
+    )->torch.Tensor: # logits (N,1,h,w): one a patch; h = w = 1 in the paper's D; on the network's device, where all that is given lies
         x = torch.cat([y, M], 1) if self.sees_M else y
         for layer in self.down: x = layer(x)
         return self.judge(x)
@@ -385,7 +385,7 @@ def vary_light(
     A:torch.Tensor, # (N,3,H,W) in [-1,1]
     generator:torch.Generator, # on the CPU
     amount:float=1., # 0 = leave A as it is
-)->torch.Tensor: # (N,3,H,W) in [-1,1]
+)->torch.Tensor: # (N,3,H,W) in [-1,1]; on the device of A
     "A in other light: brightness, colour, a shading that is quadratic over the picture, and contrast, drawn for each picture"
     N, _, H, W = A.shape
     u = amount * (2*per_picture(torch.rand, N, 10, 1, 1, generator=generator).to(A) - 1)
@@ -398,7 +398,7 @@ def even(
     M:torch.Tensor, # (N,1,H,W) of 0/1
     at:torch.Tensor, # (N,H,W,2): where each pixel lies, in [-1,1]
     mid:torch.Tensor, # (N,2): the middle of M
-)->torch.Tensor: # (N,) bool
+)->torch.Tensor: # (N,) bool; on the device of all three
     "Does M lie on itself, nearly, when it is mirrored about its middle?"
     left = torch.stack([2*mid[:, 0, None, None] - at[..., 0], at[..., 1]], -1)
     mirrored = F.grid_sample(M, left, mode='nearest', align_corners=False)
@@ -410,7 +410,7 @@ def vary_pose(
     M:torch.Tensor, # (N,1,H,W): turned and scaled about the middle of M
     generator:torch.Generator, # on the CPU
     amount:float=1., # 0 = leave A as it is
-)->torch.Tensor: # (N,3,H,W)
+)->torch.Tensor: # (N,3,H,W); on the device of A and M
     "A moved a little: turned by 1.4 degrees, scaled by 1.6%, shifted by .6% of the width at most; three in ten mirrored where M is symmetric"
     u = 2*per_picture(torch.rand, len(A), 5, generator=generator).to(A) - 1
     turn, scale, shift = amount*.024*u[:, 0], torch.exp(amount*.016*u[:, 1]), amount*.012*u[:, 2:4]
@@ -441,7 +441,7 @@ def vary_sides(
     M:torch.Tensor, # (N,1,S,S) the region
     generator:torch.Generator, # on the CPU
     amount:float=1., # 0 = leave A as it is
-)->torch.Tensor: # (N,3,S,S)
+)->torch.Tensor: # (N,3,S,S); on the device of all three
     "A in the middle of M; beyond a line on each side, up to 35% of M deep, B half of the time. Regions that would lose half stay as they are"
     u = per_picture(torch.rand, len(A), 2, 2, 3, generator=generator).to(A)
     u[..., 0] *= .35*amount
@@ -456,7 +456,7 @@ def vary(
     M:torch.Tensor, # (N,1,S,S) the region
     generator:torch.Generator, # on the CPU
     amount:float=1., # 0 = leave A as it is
-)->torch.Tensor: # (N,3,S,S) in [-1,1]
+)->torch.Tensor: # (N,3,S,S) in [-1,1]; on the device of all three
     "What E may see in place of A in the reconstruction pass: other light, a little moved, somebody else towards the sides"
     A, B = (vary_light(vary_pose(x, M, generator, amount), generator, amount) for x in (A, B))
     return vary_sides(A, B, M, generator, amount)
@@ -465,7 +465,7 @@ def vary(
 def vary_slightly(
     A, B, M, generator, # as for `vary`
     amount:float=.15, # of other light
-)->torch.Tensor: # (N,3,S,S) in [-1,1]
+)->torch.Tensor: # (N,3,S,S) in [-1,1]; on the device of A
     "What E may see in place of A where A is a photograph: slightly other light"
     return vary_light(A, generator, amount)
 

@@ -53,7 +53,7 @@ class Reader(nn.Module):
 
     def features(self,
         A:torch.Tensor, # (N,3,S,S) in [-1,1]
-    )->torch.Tensor: # (N,256)
+    )->torch.Tensor: # (N,256); on the reader's device, where A lies
         "What the last layer decides from"
         if A.shape[1:] != (3, self.size, self.size): raise WrongInput(f'this reader reads pictures (N, 3, {self.size}, {self.size}), not {tuple(A.shape)}')
         return self.body(A)
@@ -65,7 +65,7 @@ class Reader(nn.Module):
 def accuracy(
     reader:Reader, # that is tested
     batches, # of (A, y)
-): # frame: a row a label, with `accuracy` and `always`: the accuracy of one answer for all
+): # frame: a row a label, with `accuracy` and `always`: the accuracy of one answer for all; batches come on the reader's device
     "How often each label is read correctly"
     import pandas as pd
     read, true = (torch.cat(t) for t in zip(*((reader.eval()(A) > 0, y > 0) for A, y in batches)))

@@ -740,7 +740,8 @@ def add_faces(self:Studio,
         self.faces[f.name] = f
         self.thumbs[f.name] = [Thumb(functools.partial(self.choose, **{k: f.name})) for k in ('source', 'exemplar')]
         for t in self.thumbs[f.name]: t.show(small(f.image), f.name)
-    row = [n for n, f in self.faces.items() if n not in self.gone and (f.person is None or n.startswith(f'drawn {self.seed}-'))] # older ones live on in the history
+    shown = lambda n: n not in self.gone and (self.faces[n].person is None or n.startswith(f'drawn {self.seed}-')) # older ones live on in the history
+    row = [*filter(shown, self.faces)]
     self.sources.children, self.exemplars.children = ([self.thumbs[n][k].button for n in row] for k in (0, 1))
     self.styles.children = [t.style for t in (*self.film, *(t for n in row for t in self.thumbs[n]))]
     if self.history: self._forget(row)
@@ -970,7 +971,7 @@ def no_rows(
 )->str:
     "Why there are no attributes to choose from"
     if not wish.painted: return 'None: press a part of the face first.'
-    return 'None: an attribute counts where most of its part is filled in, and what is painted covers no part that far. Press a part, or paint more.'
+    return 'None: an attribute counts where most of its part is filled in, and what is painted covers none so far. Press a part, or paint more.'
 
 @patch
 def _write(self:Studio, w):
@@ -1087,8 +1088,10 @@ def remark(self:Studio)->tuple: # (text, kind)
         said = f"{'Hardly anything' if moved.any() else 'Nothing'} changed in {parts} of {w.source}"
         if w.strength < .2: return f'{said}: a strength of {w.strength:.2f} leaves it as it is.', 'note'
         others = ' and '.join(sorted(_names(w) - {w.source})) or w.source
-        return f"{said}: as the network sees it, {others} has nothing else to give there. Press another exemplar{', or take more attributes'*bool(w.left_out)}.", 'note'
-    photos, drawn_only = {n: self.is_photo(n) if self.chooser else self.faces[n].person is None for n in _names(w)}, self.editor.info.get('data')=='faces'
+        advice = f"Press another exemplar{', or take more attributes'*bool(w.left_out)}."
+        return f'{said}: as the network sees it, {others} has nothing else to give there. {advice}', 'note'
+    photos = {n: self.is_photo(n) if self.chooser else self.faces[n].person is None for n in _names(w)}
+    drawn_only = self.editor.info.get('data')=='faces'
     if drawn_only and any(photos.values()): return DRAWN_ONLY, 'note'
     if not drawn_only and photos[w.source] and not all(photos.values()): return HALF_DRAWN, 'note'
     return f'Filled in: {parts} of {w.source}.', ''
@@ -1100,7 +1103,8 @@ def say(self:Studio,
 ):
     "Say something on the page; nothing is asked for that, so nothing can go wrong"
     self.said = text
-    self.message.value = f'<div class="eb-said {kind and "eb-" + kind}" role=status>{html.escape(text)}</div>' + f'<div class=eb-weights>Weights used: {self.used}</div>'*bool(self.chooser)
+    weights = f'<div class=eb-weights>Weights used: {self.used}</div>'*bool(self.chooser)
+    self.message.value = f'<div class="eb-said {kind and "eb-" + kind}" role=status>{html.escape(text)}</div>{weights}'
 
 # %% ../nbs/71_studio.ipynb #0119c23b
 @patch

@@ -383,7 +383,8 @@ class ShowEdits(Callback):
         "PIL picture of the grid with the averaged weights"
         A, B, M = (x[:self.n].to(next(self.model.parameters()).device) for x in self.dls.valid.one_batch()[:3])
         y = self.learn.averaged.average.module.eval()(A, B, M)
-        if not y.isfinite().all(): raise RunFailed(f"the averaged net draws values that are no numbers after batch {self.learn.adversarial.k}: {AFTER_NAN}")
+        if not y.isfinite().all():
+            raise RunFailed(f"the averaged net draws values that are no numbers after batch {self.learn.adversarial.k}: {AFTER_NAN}")
         return grid(torch.cat([A, B, erase(A, M), y]).float().cpu(), ncol=len(A), zoom=self.zoom)
 
     def after_epoch(self):
@@ -487,14 +488,15 @@ def snapshot(
             if isinstance(v, Tensor): tensors[f'opt.{i}.{k}'] = v
             else: numbers[f'{i}.{k}'] = v
     adversarial, amid = learn.adversarial, learn.adversarial.k % learn.dls.train.n_batches and part()[1]==1
-    tensors |= {f'log.{m.name}': torch.tensor([float(v) for v in m.seen], dtype=torch.float64) for m in [learn.recorder.smooth_loss, *(learn.metrics if amid else ())]}
+    means = [learn.recorder.smooth_loss, *(learn.metrics if amid else ())]
+    tensors |= {f'log.{m.name}': torch.tensor([float(v) for v in m.seen], dtype=torch.float64) for m in means}
     facts = dict(batch=adversarial.k, opt=numbers, scaler=adversarial.scaler and adversarial.scaler.state_dict(), machine=machine(learn))
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, facts
 
 def machine(learn) -> dict:
     "What bit-for-bit equality depends on"
-    threads = learn.threads or best_threads(learn.dls.device)
-    return dict(torch=torch.__version__, device=str(learn.dls.device), threads=threads, precision=learn.half_precision.used, processes=part()[1])
+    threads, precision = learn.threads or best_threads(learn.dls.device), learn.half_precision.used
+    return dict(torch=torch.__version__, device=str(learn.dls.device), threads=threads, precision=precision, processes=part()[1])
 
 # %% ../nbs/50_training.ipynb #f90dfe69
 def checksum(
@@ -527,7 +529,8 @@ def save_checkpoint(
         with written(path) as tmp:
             Path(tmp).write_bytes(data)
             if is_whole(path): os.replace(path, one_before(path))
-    except RunFailed as e: raise RunFailed(f'{e}; then go on with: ebgan_train --resume {path.parent}' if path.exists() else e.message) from None
+    except RunFailed as e:
+        raise RunFailed(f'{e}; then go on with: ebgan_train --resume {path.parent}' if path.exists() else e.message) from None
 
 # %% ../nbs/50_training.ipynb #566bd587
 def read_checkpoint(path) -> tuple: # ({name: tensor} on the CPU, {name: plain value})
@@ -538,7 +541,8 @@ def read_checkpoint(path) -> tuple: # ({name: tensor} on the CPU, {name: plain v
         with safe_open(path, 'pt') as f: tensors, header = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except (SafetensorError, OSError, TypeError, ValueError, KeyError, AttributeError): header = {}
     if 'ebgan' not in header: raise WrongInput(f"{path}: not a checkpoint of ebgan_train, or torn")
-    if 'sha256' in header and header['sha256']!=checksum(tensors, header['ebgan']): raise WrongInput(f"{path}: some of its bytes have changed since it was written")
+    if header.get('sha256', '')!=checksum(tensors, header['ebgan']) and 'sha256' in header: # older versions wrote none
+        raise WrongInput(f"{path}: some of its bytes have changed since it was written")
     if not all(v.isfinite().all() for v in tensors.values()): raise WrongInput(f"{path}: holds values that are no numbers")
     return tensors, parse_json(header['ebgan'], path)
 
@@ -558,7 +562,8 @@ def fits(
     "The optimiser's state; `WrongInput` when the checkpoint is not one of this learner, or lacks something"
     def wrong(what): raise WrongInput(f"{path}: {what}: not a checkpoint of this run, or changed since")
     for k, kinds in dict(batch=int, opt=dict, machine=dict, scaler=(dict, type(None))).items():
-        if not isinstance(facts.get(k), kinds) or k=='batch' and not 0 <= facts[k] < 10**12 or facts[k] is True: wrong(f"{k} is {str(facts.get(k)):.40}")
+        v = facts.get(k)
+        if not isinstance(v, kinds) or v is True or k=='batch' and not 0 <= v < 10**12: wrong(f"{k} is {str(v):.40}")
     of = lambda d: {k: _kind(v) for k, v in d.items() if k.startswith(('model.', 'average.'))}
     mine, found = of(snapshot(learn)[0]), of(tensors)
     for k in sorted(mine.keys() | found.keys()):
@@ -566,12 +571,15 @@ def fits(
     params, state = [p for p, *_ in learn.opt.all_params()], {}
     for k, v in [*((k.removeprefix('opt.'), v) for k, v in tensors.items() if k.startswith('opt.')), *facts['opt'].items()]:
         i, _, name = k.partition('.')
-        if not (i.isdecimal() and int(i) < len(params) and name): wrong(f"{k} belongs to no weight")
-        if not (isinstance(v, Real) or isinstance(v, Tensor) and v.shape==params[int(i)].shape and v.is_floating_point()): wrong(f"opt.{k} is {_kind(v)}")
+        if not (i.isdecimal() and len(i) < 9 and int(i) < len(params) and name): wrong(f"{k:.40} belongs to no weight")
+        known = isinstance(v, Real) or isinstance(v, Tensor) and v.shape==params[int(i)].shape and v.is_floating_point()
+        if not known: wrong(f"opt.{k} is {_kind(v)}")
         state.setdefault(int(i), {})[name] = v
-    full, memory = remembered(learn), [{k for k, v in state.get(i, {}).items() if not isinstance(v, bool)} for i in range(len(params))] # bools are settings
+    memory = [{k for k, v in state.get(i, {}).items() if not isinstance(v, bool)} for i in range(len(params))] # bools are settings
+    full = remembered(learn)
     lacking = [m for m in memory if m!=full and (m or not facts['scaler'])] # a scaled step may have been left out
-    if facts['batch'] and (lacking or not any(memory)): wrong(f"the optimiser's memory of {len(lacking) or len(memory)} of {len(memory)} weights is missing")
+    if facts['batch'] and (lacking or not any(memory)):
+        wrong(f"the optimiser's memory of {len(lacking) or len(memory)} of {len(memory)} weights is missing")
     return state
 
 def remembered(learn) -> set:
@@ -592,7 +600,7 @@ def load_checkpoint(
     if learn.opt is None: learn.create_opt()
     state, scaler = fits(learn, tensors, facts, path), facts['scaler'] and torch.amp.GradScaler(learn.dls.device.type)
     try: scaler and scaler.load_state_dict({k: float(v) if 'factor' in k or k=='scale' else int(v) for k, v in facts['scaler'].items()})
-    except (KeyError, TypeError, ValueError, RuntimeError): raise WrongInput(f"{path}: its scaler is incomplete: changed since it was written") from None
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError): raise WrongInput(f"{path}: its scaler is incomplete, or changed") from None
     part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
     learn.model.load_state_dict(part('model.'))
     learn.averaged.average.load_state_dict(part('average.'))
@@ -601,8 +609,8 @@ def load_checkpoint(
     for m in [learn.recorder.smooth_loss, *learn.metrics]:
         if (kept := tensors.get(f'log.{m.name}')) is not None: m.begin = torch.tensor(kept[0].item()), int(kept[1])
     learn.adversarial.k, learn.adversarial.scaler = facts['batch'], scaler or learn.adversarial.scaler
-    threads = facts['machine'].get('threads')
-    if learn.dls.device.type=='cpu' and isinstance(threads, int) and 0 < threads <= (os.cpu_count() or 1) and not os.environ.get('OMP_NUM_THREADS'): learn.threads = threads
+    threads, may = facts['machine'].get('threads'), learn.dls.device.type=='cpu' and not os.environ.get('OMP_NUM_THREADS')
+    if may and isinstance(threads, int) and 0 < threads <= (os.cpu_count() or 1): learn.threads = threads
     return facts
 
 # %% ../nbs/50_training.ipynb #b9d4ac5d
@@ -621,7 +629,8 @@ class Limit(Callback):
     def after_batch(self):
         if not self.training: return
         self.stop, self.done = anyone(self.stop, self.over(), device=self.dls.device) # a process that stops alone would leave the others waiting
-        if self.stop and self.learn.adversarial.k % self.dls.train.n_batches: raise CancelFitException # the end of a round is still validated, and logged
+        amid = self.learn.adversarial.k % self.dls.train.n_batches
+        if self.stop and amid: raise CancelFitException # the end of a round is still validated, and logged
         if self.done: raise CancelTrainException  # what it has is still validated
 
     def after_cancel_train(self): self.recorder.cancel_train = False  # a short round is logged like any other
@@ -664,7 +673,8 @@ ATTRIBUTES = ('Smiling,Mouth_Slightly_Open,Wearing_Lipstick,Big_Lips,Mustache,Go
               'Eyeglasses,Narrow_Eyes,Bushy_Eyebrows,Arched_Eyebrows,Big_Nose').split(',')  # all stand for something that is there
 
 
-RANGES = dict(size=(8, 1024), bs=(2, 8192), seed=(0, 2**63 - 1), lr=(1e-9, 1e6), batches=(1, 10**9), minutes=(1e-6, 1e6), round=(1, 10**9), n=(2, 10**7), twins=(0., 1.))
+RANGES = dict(size=(8, 1024), bs=(2, 8192), seed=(0, 2**63 - 1), lr=(1e-9, 1e6), batches=(1, 10**9), minutes=(1e-6, 1e6),
+              round=(1, 10**9), n=(2, 10**7), twins=(0., 1.))
 
 # %% ../nbs/50_training.ipynb #5f0e7a31
 def fitting(
@@ -677,11 +687,13 @@ def fitting(
     lo, hi = RANGES.get(field.name, (None, None))
     if int in kinds: return whole(v, flag, lo, hi)
     if float in kinds:
-        if isinstance(v, bool) or not isinstance(v, Real) or not lo <= v <= hi: raise WrongInput(f"{flag}={v!r:.80}: a number from {lo:g} to {hi:g} is expected")
+        if isinstance(v, bool) or not isinstance(v, Real) or not lo <= v <= hi:
+            raise WrongInput(f"{flag}={v!r:.80}: a number from {lo:g} to {hi:g} is expected")
         return float(v)
     if field.name in ('data', 'init') and isinstance(v, (str, Path)): user_path(v, flag); return str(v)
     if list in kinds and isinstance(v, (list, tuple)) and all(isinstance(x, str) for x in v): return list(v)
-    if list in kinds or type(v) not in kinds: raise WrongInput(f"{flag}={v!r:.80}: {'a list of names' if list in kinds else 'a text' if str in kinds else 'true or false'} is expected")
+    if list in kinds or type(v) not in kinds:
+        raise WrongInput(f"{flag}={v!r:.80}: {'a list of names' if list in kinds else 'a text' if str in kinds else 'true or false'} is expected")
     return v
 
 def checked(
@@ -700,13 +712,15 @@ def checked(
 class Keep(Callback):
     "After each round, and whenever the run ends, write checkpoint and weights into the run's folder"
     order = 70
-    def __init__(self, folder, settings, saved=None): self.folder, self.settings, self.saved, self.published = Path(folder), settings, saved, None # saved: batch of the checkpoint there
+    def __init__(self, folder, settings, saved=None): # saved: batch of the checkpoint that is there already
+        self.folder, self.settings, self.saved, self.published = Path(folder), settings, saved, None
     def save(self):
         k, s = self.learn.adversarial.k, self.settings
         if self.saved!=k: save_checkpoint(self.learn, self.folder/'checkpoint.safetensors')
         self.saved = k
         if self.published==k: return
-        info = dict(dataclasses.asdict(s), data=self.dls.source_info['data'], init=s.init and Path(s.init).name, batch=k, # weights travel: names of files, not where they lay
+        paths = dict(data=self.dls.source_info['data'], init=s.init and Path(s.init).name) # weights travel: names of files, not where they lay
+        info = dataclasses.asdict(s) | paths | dict(batch=k,
             regions_template=self.dls.template, source=self.dls.source_info, machine=machine(self.learn))
         save_weights(self.folder/'weights.safetensors', self.learn.averaged.average.module, info)
         self.published = k
@@ -715,7 +729,7 @@ class Keep(Callback):
 
 # %% ../nbs/50_training.ipynb #6baa7a3e
 class Brief(ProgressCallback):
-    "fastai's progress bars, of which the outer one counts the batches of all rounds, with one short line a round: training/validation of every term"
+    "fastai's progress bars, of which the outer one counts the batches of all rounds, with one short line a round"
     every = .5 # seconds between two looks at the losses: on a GPU each look is a wait
     def before_fit(self):
         super().before_fit()
@@ -731,10 +745,14 @@ class Brief(ProgressCallback):
 
     def _launch_pbar(self):
         self.pbar = progress_bar(self.dl, parent=getattr(self, 'mbar', None), leave=False)
-        if hasattr(self.pbar, 'prefix'): self.pbar.prefix = 'training:' if self.training else 'validating:' # a terminal shows the inner bar alone
+        if hasattr(self.pbar, 'prefix'): # a terminal shows the inner bar alone
+            self.pbar.prefix = 'training:' if self.training else 'validating:'
         self.pbar.update(0)
 
-    def in_all(self): return self.learn.limit.in_all() if isinstance(getattr(self.learn, 'limit', None), Limit) else self.first + self.n_epoch*self.dls.train.n_batches
+    def in_all(self):
+        limit = getattr(self.learn, 'limit', None)
+        ends = isinstance(limit, Limit) and (limit.batches or limit.seconds)
+        return limit.in_all() if ends else self.first + self.n_epoch*self.dls.train.n_batches
 
     def outer(self):
         "Batches of this sitting, which batch of the run it is, and the losses"
@@ -747,12 +765,12 @@ class Brief(ProgressCallback):
     def after_batch(self):
         if self.training:
             if time.monotonic() - self.looked > self.every: self.outer(); self.looked = time.monotonic()
-            if hasattr(self.pbar, 'prefix'): self.pbar.comment = f"batch {self.learn.adversarial.k:,} of {self.in_all() or '?':,}"
+            if hasattr(self.pbar, 'prefix'): self.pbar.comment = f'batch {self.learn.adversarial.k:,}' + (f' of {end:,}' if (end := self.in_all()) else '')
         self.pbar.update(self.iter+1)
 
     def _write_stats(self, log):
         if not getattr(self, 'mbar', False) or isinstance(log[1], str): return
-        row = dict(zip(self.recorder.metric_names, log))
+        row = dict(zip(self.recorder.metric_names, log)) # training/validation of every term
         terms = '  '.join(f"{t} {row[f'train_{t}']:.3f}/{row[f'valid_{t}']:.3f}" for t in TERMS + OF_C if f'train_{t}' in row)
         self.mbar.write(f"batch {self.learn.adversarial.k:6d}  {terms}  {row['time']}")
 
@@ -797,7 +815,8 @@ BUSY = '{out}: another process is training here; wait until it has ended, or cho
 def unused(out):
     "A folder that holds a run already is not overwritten"
     file = Path(out)/'checkpoint.safetensors'
-    if file.exists() or one_before(file).exists(): raise WrongInput(f"{out} holds a run already: go on with --resume {out}, or choose another --out")
+    if any(f.exists() for f in (file, one_before(file))):
+        raise WrongInput(f"{out} holds a run already: go on with --resume {out}, or choose another --out")
 
 @contextmanager
 def claimed(
@@ -827,10 +846,12 @@ def settings_of(
 ) -> Settings:
     "The settings of an earlier run, or `WrongInput`"
     file, known = Path(out)/'settings.json', [f.name for f in dataclasses.fields(Settings)]
-    if not file.is_file(): raise WrongInput(f"{out}: no run there ({file.name} is missing); give the folder that ebgan_train named as --out")
+    if not file.is_file():
+        raise WrongInput(f"{out}: no run there ({file.name} is missing); give the folder that ebgan_train named as --out")
     found = read_json(file)
-    strange = [*(k for k in found if k not in known), *(k for k in ('data', 'size', 'bs', 'seed', 'round') if k not in found)]
-    if strange: raise WrongInput(f"{file}: {strange[0]!r:.40} {'is unknown' if strange[0] in found else 'is missing'}: torn, or not of ebgan_train")
+    strange = [f'{k!r:.40} is unknown' for k in found if k not in known]
+    strange += [f'{k} is missing' for k in ('data', 'size', 'bs', 'seed', 'round') if k not in found]
+    if strange: raise WrongInput(f"{file}: {strange[0]}: torn, or not of ebgan_train")
     try: return checked(Settings(**found))
     except WrongInput as e: raise WrongInput(f"{file}: {e}") from None
 
@@ -894,7 +915,8 @@ def train(
     with ExitStack() as held:
         claim = lambda: held.enter_context(claimed(out)) if is_first() else None
         if resume: claim()
-        dls = dataloaders(s.data, size=s.size, bs=s.bs, seed=s.seed, attributes=s.attributes, round=s.round, skip_bad=s.skip_bad, n=s.n, balance=s.preset!='paper', part=part())
+        dls = dataloaders(s.data, size=s.size, bs=s.bs, seed=s.seed, attributes=s.attributes, round=s.round, skip_bad=s.skip_bad, n=s.n,
+            balance=s.preset!='paper', part=part())
         s = dataclasses.replace(s, preset=s.preset or PRESET[dls.source_info['kind']])
         learn = ebgan_learner(dls, s.preset, s.lr, s.seed, s.precision, twins=s.twins, model=s.model, guided=s.guided, path=out)
         begun = go_on(learn, out) if resume else None
@@ -902,7 +924,8 @@ def train(
         if not resume: claim() # wrong input has been found by now, and leaves no folder behind
         if is_first(): new_run(s, out, resume)
         if s.compile: compiled(learn.model)
-        limit, writers = Limit(s.batches, s.minutes), [ShowEdits(file=out/'edits.png'), CSVLogger('log.csv', append=resume), Keep(out, s, begun and begun['batch']), *boards]
+        limit, keep = Limit(s.batches, s.minutes), Keep(out, s, begun and begun['batch'])
+        writers = [ShowEdits(file=out/'edits.png'), CSVLogger('log.csv', append=resume), keep, *boards]
         learn.remove_cb(learn.progress)
         if bar and is_first(): learn.add_cb(Brief())
         else: learn.logger = noop
@@ -930,7 +953,7 @@ def read_log(out) -> 'pd.DataFrame':
     import pandas as pd
     rows = [r for r in csv.reader(open(Path(out)/'log.csv'))]
     frame = pd.DataFrame([r for r in rows if r != rows[0] and len(r)==len(rows[0])], columns=rows[0]).drop(columns='time')
-    frame = frame.apply(pd.to_numeric, errors='coerce').dropna(subset='epoch').astype({'epoch': int}) # a line that a killed run left half-written is no row
+    frame = frame.apply(pd.to_numeric, errors='coerce').dropna(subset='epoch').astype({'epoch': int}) # half a line is no row
     return frame.drop_duplicates('epoch', keep='last').set_index('epoch').sort_index()
 
 # %% ../nbs/50_training.ipynb #04118811
@@ -939,7 +962,8 @@ def parser() -> Parser:
     from fastcore.docments import docments
     p = Parser('ebgan_train', description="Train EBGAN or Att-EBGAN on drawn faces or photographs. Each round ends with a checkpoint; a killed run goes on with --resume.")
     help = docments(Settings)
-    def reader(f): return str if f.name not in RANGES else (whole_number if int in (f.type, *get_args(f.type)) else real_number)(*RANGES[f.name])
+    number = lambda f: whole_number if int in (f.type, *get_args(f.type)) else real_number
+    def reader(f): return number(f)(*RANGES[f.name]) if f.name in RANGES else str
     for f in dataclasses.fields(Settings):
         flag, default = '--'+f.name.replace('_', '-'), '' if f.default is None else f' (default: {f.default})'
         if f.type is bool: p.add_argument(flag, action='store_true', default=None, help=help[f.name])

@@ -15,7 +15,7 @@ import torch
 from ebgan_nb import files, training
 from ebgan_nb.core import RunFailed
 from ebgan_nb.models import load_weights
-from ebgan_nb.training import Adversarial, Limit, claimed, main, one_before, read_checkpoint, read_log
+from ebgan_nb.training import Adversarial, Limit, claimed, is_whole, main, one_before, read_checkpoint, read_log
 
 SMALL = '--size 32 --bs 4 --n 64'.split()
 
@@ -72,6 +72,8 @@ def batch(out): return read_checkpoint(out/'checkpoint.safetensors')[1]['batch']
 def equal(a, b):
     a, b = tensors(a), tensors(b)
     return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+def contents(out): return {f.name: f.read_bytes() for f in out.iterdir()}
 
 def flip(file, at=-1000):
     data = bytearray(file.read_bytes())
@@ -132,9 +134,8 @@ def test_killed_between_two_renames(run, copy, made):
 
 def test_two_bad_checkpoints(run, copy):
     for f in (copy/'checkpoint.safetensors', one_before(copy/'checkpoint.safetensors')): flip(f)
-    before = {f.name: f.read_bytes() for f in copy.iterdir()}
-    assert run('--resume', copy)[0]==2
-    assert {k: v for k, v in before.items() if k!='settings.json'}=={f.name: f.read_bytes() for f in copy.iterdir() if f.name!='settings.json'}
+    before = contents(copy)
+    assert run('--resume', copy)[0]==2 and contents(copy)==before
 
 @pytest.mark.parametrize('name', ['checkpoint', 'weights', 'edits', 'settings'])
 def test_a_full_disk(run, tmp_path, name):
@@ -148,7 +149,8 @@ def test_a_full_disk(run, tmp_path, name):
 
 def test_a_disk_that_is_full_for_the_log(run, tmp_path):
     def full(self, log): raise OSError(28, 'No space left on device')
-    with patch.object(training.CSVLogger, '_write_line', full): code, said = run(*SMALL, '--batches', 2, '--round', 2, '--out', tmp_path/'run')
+    with patch.object(training.CSVLogger, '_write_line', full):
+        code, said = run(*SMALL, '--batches', 2, '--round', 2, '--out', tmp_path/'run')
     assert code==1 and str(tmp_path/'run') in said and '--resume' in said
 
 def test_a_face_of_nan(run, tmp_path):
@@ -189,12 +191,12 @@ def test_a_torn_line_is_no_row(copy):
 # --- one process a folder
 
 def test_a_busy_folder(run, copy, tmp_path):
-    before = {f.name: f.read_bytes() for f in copy.iterdir()}
+    before = contents(copy)
     with claimed(copy): code, said = run('--resume', copy)
     assert code==1 and 'another process' in said
     with claimed(tmp_path/'fresh'): code, said = run(*SMALL, '--batches', 1, '--out', tmp_path/'fresh')
     assert code==1 and 'another process' in said and not (tmp_path/'fresh'/'settings.json').exists()
-    assert before=={f.name: f.read_bytes() for f in copy.iterdir()}
+    assert contents(copy)==before
 
 def child(*args, log=os.devnull):
     "The command in a forked process -> its id"
@@ -228,8 +230,10 @@ def test_leftovers_are_swept(run, copy):
 
 # --- wrong input
 
-@pytest.mark.parametrize('option', ['--seed 99999999999999999999', '--seed -1', '--minutes inf', '--minutes nan', '--minutes 0', '--round 1000000000000000000000', '--round 0', '--bs 1000000000',
-    '--bs 1', '--n 0', '--n 2.5', '--lr nan', '--lr -1', '--twins 2', '--size 48', '--size 0', '--init /nope', '--init ~no-such-user/x', '--data ~no-such-user/x', '--preset nope', '--attributes Smiling'])
+@pytest.mark.parametrize('option', [
+    '--seed 99999999999999999999', '--seed -1', '--minutes inf', '--minutes nan', '--minutes 0', '--round 1000000000000000000000',
+    '--round 0', '--bs 1000000000', '--bs 1', '--n 0', '--n 2.5', '--lr nan', '--lr -1', '--twins 2', '--size 48', '--size 0', '--init /nope',
+    '--init ~no-such-user/x', '--data ~no-such-user/x', '--preset nope', '--attributes Smiling'])
 def test_wrong_input_leaves_nothing(run, tmp_path, option):
     assert run(*SMALL, '--batches', 1, '--out', tmp_path/'run', *option.split())[0]==2
     assert not (tmp_path/'run').exists()
@@ -240,8 +244,9 @@ def test_no_name(run, tmp_path, flag, monkeypatch):
     for name in ('', 'a\0b'): assert run(*(SMALL if flag!='--resume' else ()), flag, name)[0]==2
     assert not list(tmp_path.iterdir())
 
-@pytest.mark.parametrize('text', ['', '[]', '{}', 'null', '{"size": 32', '['*10**5, '\udcff', dict(size='32'), dict(size=None), dict(size=[]), dict(size=33), dict(bs=True), dict(bs=10**9), dict(seed=2.5), dict(seed=10**20),
-    dict(lr='x'), dict(minutes=float('inf')), dict(round=0), dict(model=1), dict(preset='nope'), dict(attributes=[3]), dict(guided=1), dict(data=None), dict(unknown=1)])
+@pytest.mark.parametrize('text', ['', '[]', '{}', 'null', '{"size": 32', '['*10**5, '\udcff', dict(size='32'), dict(size=None), dict(size=[]),
+    dict(size=33), dict(bs=True), dict(bs=10**9), dict(seed=2.5), dict(seed=10**20), dict(lr='x'), dict(minutes=float('inf')), dict(round=0),
+    dict(model=1), dict(preset='nope'), dict(attributes=[3]), dict(guided=1), dict(data=None), dict(unknown=1)])
 def test_damaged_settings(run, copy, text):
     file = copy/'settings.json'
     if isinstance(text, dict): text = json.dumps(json.loads(file.read_text()) | text)
@@ -278,25 +283,31 @@ def test_threads_of_a_checkpoint(run, copy, capfd):
 @pytest.mark.parametrize('model', ['ebgan', 'att-ebgan'])
 @pytest.mark.parametrize('precision', ['float32', 'bf16', 'fp16'])
 def test_kills(tmp_path, precision, model):
-    "Ten kills at random moments, the first one and the end included, once or again and again: all resume bit for bit, weights and log, too"
+    "Ten kills, before the first checkpoint, between two, in the last round, and after the end; some twice. All resume bit for bit, the log, too"
     args = [*SMALL, '--precision', precision, '--model', model, '--batches', 6, '--round', 2]
-    whole, chance = tmp_path/'whole', random.Random(f'{precision} {model}')
-    began = time.monotonic()
-    assert code_of(child(*args, '--out', whole))==0
-    lasts, where = time.monotonic() - began, []
-    for i in range(10):
-        out = tmp_path/f'{i}'
-        pid = child(*args, '--out', out)
-        time.sleep((i + chance.random())/10*1.1*lasts)                # the tenth falls into the last round, or after the end
+    whole, chance, where = tmp_path/'whole', random.Random(f'{precision} {model}'), []
+    def ended(pid): return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    def kill(pid, out, n):
+        "Kill it some time after it has written n checkpoints"
+        def which(): # each is a new file; 0 between two renames
+            return next((f.inode() for f in os.scandir(out) if f.name=='checkpoint.safetensors'), 0) if out.exists() else 0
+        seen = 0
+        last = which()
+        while seen < n and not ended(pid):
+            if (now := which()) and now!=last: seen, last = seen + 1, now
+            time.sleep(.002)
+        time.sleep(chance.random()*lasts/4)
         os.kill(pid, signal.SIGKILL)
         code_of(pid)
-        if not (out/'settings.json').exists(): assert code_of(child(*args, '--out', out, log=tmp_path/'log'))==0, (tmp_path/'log').read_text()
-        where.append(batch(out) if (out/'checkpoint.safetensors').exists() else 0)
-        if i%3==2:                                                    # killed once more, while it goes on
-            pid = child('--resume', out)
-            time.sleep(chance.random()*lasts)
-            os.kill(pid, signal.SIGKILL)
-            code_of(pid)
+    began = time.monotonic()
+    assert code_of(child(*args, '--out', whole, log=tmp_path/'log'))==0, (tmp_path/'log').read_text()
+    lasts = time.monotonic() - began
+    for i in range(10):
+        out = tmp_path/f'{i}'
+        kill(child(*args, '--out', out, log=tmp_path/'log'), out, i%4)
+        if not (out/'settings.json').exists(): assert code_of(child(*args, '--out', out))==0
+        where.append(batch(out) if is_whole(out/'checkpoint.safetensors') else 0)
+        if i%3==2: kill(child('--resume', out, log=tmp_path/'log'), out, 1)   # once more, while it goes on
         assert code_of(child('--resume', out, log=tmp_path/'log'))==0, (tmp_path/'log').read_text()
         assert equal(out, whole), f'kill {i} after batch {where[-1]}'
         assert weights(out)==weights(whole)

@@ -1,7 +1,8 @@
 """The studio as a web page for visitors: Voila behind a front page, with limits. `make studio` starts it.
 
-A kernel costs half a gigabyte, so nobody gets one for a mere look: the front page is plain HTML, and its button starts a kernel. There are so many kernels and no more,
-each with so much memory, and those that no page is connected to end soon. Only the names in `hosts` are answered, and a page gets nothing but what widgets say."""
+A kernel costs half a gigabyte, so nobody gets one for a mere look: the front page is plain HTML, and its button starts a kernel. There
+are so many kernels and no more, each with so much memory, and those that no page is connected to end soon. Only the names in `hosts` are
+answered, and a page gets nothing but what widgets say."""
 import asyncio
 import json
 import math
@@ -28,14 +29,16 @@ try: import resource
 except ImportError: resource = None # Windows
 
 TOOLS = Path(__file__).resolve().parent
-PASSED = {'comm_open', 'comm_msg', 'comm_close', 'comm_info_reply', 'kernel_info_reply', 'shutdown_reply', 'status'} # to a page; no output, no error
+# what is passed on to a page: no output, no error
+PASSED = {'comm_open', 'comm_msg', 'comm_close', 'comm_info_reply', 'kernel_info_reply', 'shutdown_reply', 'status'}
 
 
 class Kernels(AsyncMappingKernelManager):
     "So many kernels and no more, each with so much memory; one that no page is connected to ends soon"
     visitors = Integer(10, config=True, help='Kernels at once; whoever comes then is asked to come back later')
     megabytes = Integer(2000, config=True, help="A kernel's memory, without what it shares with others (Linux only). 0: no limit")
-    patience = Integer(60, config=True, help='Seconds until a kernel ends that no page is connected to')
+    patience = Integer(60, config=True, help='Seconds until a kernel ends whose page never connects')
+    absence = Integer(300, config=True, help='Seconds until a kernel ends whose page was lost: a phone that sleeps comes back')
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -51,27 +54,28 @@ class Kernels(AsyncMappingKernelManager):
         try: await super().start_kernel(kernel_id=kernel_id, **kwargs)
         finally: self.starting.discard(kernel_id)
         kernel = self.get_kernel(kernel_id)
-        kernel.alone_since = math.inf # as long as its page is being made
-        if self.megabytes and hasattr(resource, 'prlimit'): resource.prlimit(kernel.provisioner.pid, resource.RLIMIT_DATA, (self.megabytes << 20,)*2)
+        kernel.until = math.inf # as long as its page is being made
+        if self.megabytes and hasattr(resource, 'prlimit'):
+            resource.prlimit(kernel.provisioner.pid, resource.RLIMIT_DATA, (self.megabytes << 20,)*2)
         CallContext.get(CallContext.JUPYTER_HANDLER).kernel = kernel
         return kernel_id
 
     def notify_connect(self, kernel_id):
         super().notify_connect(kernel_id)
-        self._kernels[kernel_id].alone_since = math.inf
+        self._kernels[kernel_id].until = math.inf
 
     def notify_disconnect(self, kernel_id):
         super().notify_disconnect(kernel_id)
-        if kernel_id in self: self.left(self._kernels[kernel_id])
+        if kernel_id in self: self.left(self._kernels[kernel_id], self.absence)
 
-    def left(self, kernel, for_good=False):
-        "Nobody looks at a kernel's page, unless somebody is connected"
-        if not self._kernel_connections.get(kernel.kernel_id): kernel.alone_since = -math.inf if for_good else time.monotonic()
+    def left(self, kernel, seconds):
+        "A kernel ends after so many seconds, unless a page connects, or is connected"
+        if not self._kernel_connections.get(kernel.kernel_id): kernel.until = time.monotonic() + seconds
 
     async def cull_kernel_if_idle(self, kernel_id):
         kernel = self._kernels[kernel_id]
         if kernel.shutting_down: return
-        if time.monotonic() - kernel.alone_since < self.patience and await ensure_async(kernel.is_alive()): return await super().cull_kernel_if_idle(kernel_id)
+        if time.monotonic() < kernel.until and await ensure_async(kernel.is_alive()): return await super().cull_kernel_if_idle(kernel_id)
         self.log.info('Nobody is connected to kernel %s: it ends.', kernel_id)
         await ensure_async(self.shutdown_kernel(kernel_id, now=True))
 
@@ -149,7 +153,8 @@ class Front(JupyterHandler):
     def check_source(self):
         "Does a request come from this page? Other sites, and other ports of this machine, start nothing"
         asked = self.request.headers
-        if asked.get('Sec-Fetch-Site', 'same-origin')!='same-origin' or urlparse(asked.get('Origin', f'//{self.request.host}')).netloc!=self.request.host: raise web.HTTPError(403)
+        if asked.get('Sec-Fetch-Site', 'same-origin')!='same-origin': raise web.HTTPError(403)
+        if urlparse(asked.get('Origin', f'//{self.request.host}')).netloc!=self.request.host: raise web.HTTPError(403)
         web.RequestHandler.check_xsrf_cookie(self) # form and cookie say the same; Jupyter's own check is off, see notebook 71
 
     def show(self, status=200):
@@ -173,11 +178,11 @@ class Page(TornadoVoilaHandler):
                 self.write(html)
                 self.flush()
         finally:
-            if self.kernel: self.kernel_manager.left(self.kernel, for_good=self.gone)
+            if self.kernel: self.kernel_manager.left(self.kernel, 0 if self.gone else self.kernel_manager.patience)
 
     def on_connection_close(self):
         self.gone = True
-        if self.kernel: self.kernel_manager.left(self.kernel, for_good=True)
+        if self.kernel: self.kernel_manager.left(self.kernel, 0)
 
     def write_error(self, status_code, **kwargs):
         if status_code==503: self.show(503)
@@ -199,14 +204,17 @@ class StudioServer(Voila):
 
     def init_settings(self):
         self.voila_configuration.multi_kernel_manager_class = Kernels
-        cookie = dict(xsrf_cookie_name='ebgan-studio', xsrf_cookie_kwargs=dict(samesite='Strict', httponly=True)) # JupyterLab's, of the same host, is another one
+        # by a name of its own: JupyterLab, on another port of the same host, has a cookie as well
+        cookie = dict(xsrf_cookie_name='ebgan-studio', xsrf_cookie_kwargs=dict(samesite='Strict', httponly=True))
         return {**super().init_settings(), **cookie, 'tickets': Tickets(), 'kernel_websocket_connection_class': Connection}
 
     def init_handlers(self):
         *handlers, (_, _, page) = super().init_handlers()
-        handlers = [(path, Channel if handler is VoilaKernelWebsocketHandler else handler, *more) for path, handler, *more in handlers]
+        ours = {VoilaKernelWebsocketHandler: Channel}
+        handlers = [(path, ours.get(handler, handler), *more) for path, handler, *more in handlers]
         root = self.server_url.rstrip('/')
-        handlers += [(f'{root}/', Front), (f'{root}/studio', Page, page), (f'{root}/(studio.jpg)', web.StaticFileHandler, dict(path=str(TOOLS)))]
+        picture = f'{root}/(studio.jpg)', web.StaticFileHandler, dict(path=str(TOOLS))
+        handlers += [(f'{root}/', Front), (f'{root}/studio', Page, page), picture]
         names = '|'.join(map(re.escape, ['127.0.0.1', 'localhost', '[::1]', *self.hosts]))
         self.app.add_handlers(f'(?:{names})$', handlers)
         return [('.*', Elsewhere)]
