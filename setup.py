@@ -11,8 +11,8 @@ cfg = config['DEFAULT']
 lib, readme = cfg['lib_name'], here/'README.md'
 
 extras = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')}
-for name in ('studio', 'dev'): extras[name] += extras['eval']
-extras['dev'] += extras['scale']
+extras['studio'] += extras['eval']
+extras['dev'] += extras['studio'] + extras['scale']
 
 setup(
     name=lib, version=cfg['version'], description=cfg['description'], author=cfg['author'], url=cfg['git_url'],

@@ -18,7 +18,7 @@ import os
 import re
 import stat
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -306,12 +306,15 @@ def picture(
     except Exception as e: raise WrongInput(f'{what}: its mode {image.mode} cannot be edited ({e}): convert it to RGB') from None
 
 # %% ../nbs/70_editing.ipynb #289f0f3f
+def _path(value, what): # Path
+    if not isinstance(value, (str, os.PathLike)): raise WrongInput(f'{what}: a path is expected, not {type(value).__name__}')
+    return user_path(value, what)
+
 def open_picture(
     path, # a picture file
 ): # PIL, see `picture`
     "Open and decode a picture file; what is wrong with it is said in one line that names it"
-    if not isinstance(path, (str, os.PathLike)): raise WrongInput(f'open_picture: the path of a file is expected, not {type(path).__name__}')
-    return picture(open_image(path), str(path))
+    return picture(open_image(path := _path(path, 'open_picture')), str(path))
 
 # %% ../nbs/70_editing.ipynb #d7d30851
 def tight(
@@ -341,7 +344,7 @@ def chosen(
     attributes=None, labels=None, others='absent', # as for `edit`, for one exemplar
 )->dict: # of what is to be taken over; None for weights of EBGAN
     "Which attributes are wanted, or `WrongInput` for what the model cannot filter by"
-    nearest(others, OTHERS, "value of 'others'")
+    nearest(others if isinstance(others, str) else _told(others), OTHERS, "value of 'others'")
     if not editor.attributes:
         if attributes is None and labels is None: return None
         raise WrongInput('attributes and labels: these are weights of EBGAN, which has no label filter: leave them out, or load weights of Att-EBGAN, such as faces-att')
@@ -448,7 +451,7 @@ def _number(x): # float; nan for what is none
     except Exception: return math.nan # whatever else somebody may hand over
 
 def _told(x): # as a message tells it
-    try: return f'{x!r:.80}'
+    try: return printable(repr(x))[:80]
     except Exception: return type(x).__name__ # Python shows no number of 5,000 digits
 
 def checked_template(
@@ -534,7 +537,7 @@ class Editor:
     ):
         "An editor with weights from a file; nothing in it is executed"
         if weights is None: return Chooser(device)
-        user_path(weights, 'weights') # a name is one as well
+        _path(weights, 'weights') # a name is one as well
         path = find_weights(weights)
         model, info = load_weights(path)
         try: editor = cls(model, info, device)
@@ -633,7 +636,7 @@ def check_out(
     inputs=(), # the files that are read
 )->Path: # `out`
     "`WrongInput` if the result cannot, or should not, be written there"
-    out = user_path(out, 'the file to write')
+    out = _path(out, 'the file to write')
     if out.suffix.lower() not in FORMATS: raise WrongInput(f"{out}: the format {out.suffix!r} cannot be written, these can: {', '.join(FORMATS)}")
     if not os.path.isdir(out.parent): raise WrongInput(f'{out}: there is no folder {out.parent}: make it first')
     if os.path.isdir(out): raise WrongInput(f'{out}: this is a folder: name a file')
@@ -722,6 +725,15 @@ def parser()->Parser:
     return p
 
 # %% ../nbs/70_editing.ipynb #ab3cc450
+@contextmanager
+def _hushed(): # decoders talk to the terminal behind Python's back: libtiff does
+    try: kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError: kept = None # there is no terminal
+    if kept is not None: os.dup2(nowhere, 2); os.close(nowhere)
+    try: yield
+    finally:
+        if kept is not None: os.dup2(kept, 2); os.close(kept)
+
 @command
 def main(
     argv=None, # list of arguments; None: those of the command line
@@ -730,8 +742,7 @@ def main(
     args = parser().parse_args(argv)
     check_out(args.out, [f for f in (args.source, args.exemplar, args.mask) if f is not None])
     points = [text if text is None else points_of(text) for text in (args.source_points, args.exemplar_points)]
-    source, exemplar = open_picture(args.source), open_picture(args.exemplar)
-    mask = None if args.mask is None else open_picture(args.mask)
+    with _hushed(): source, exemplar, mask = (path if path is None else open_picture(path) for path in (args.source, args.exemplar, args.mask))
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter('always')
         editor = Editor.load(args.weights)

@@ -50,7 +50,7 @@ def open_upload(
     if not isinstance(data, (bytes, bytearray, memoryview)): raise WrongInput(f'open_upload: the bytes of a file are expected, not {type(data).__name__}')
     name = printable(str(name).replace('\\', '/').rsplit('/', 1)[-1])[:80] or 'the picture'
     image = open_image(data, name)
-    if min(image.size) < LEAST: raise WrongInput(f'{name}: {image.width} x {image.height} pixels, {LEAST} x {LEAST} are the least: choose a larger one')
+    if min(_within(*image.size)) < LEAST: raise WrongInput(f'{name}: {image.width} x {image.height} pixels are too few, or too thin: {LEAST} x {LEAST} are the least')
     image.draft('RGB', _within(*image.size)) # a JPEG can be decoded at half its size
     profile = image.info.get('icc_profile') if image.mode=='RGB' else None
     image = on_white(decoded(image, name))

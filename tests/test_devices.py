@@ -172,7 +172,7 @@ def test_evaluation():
     with card():
         net, att = (load_weights(find_weights(w))[0].to('cuda') for w in ('faces-course', 'faces-att'))
         assert len(evaluate(net, n=2, K=2, regions=['mouth'], bar=False))
-        assert len(evaluate_filter(att, n=2, bar=False)) and len(leak_matrix(att, n=2))
+        assert len(evaluate_filter(att, n=2, bar=False)) and len(leak_matrix(att, n=16))
 
 def test_evaluation_of_photographs(world, tmp_path, monkeypatch):
     monkeypatch.setenv('EBGAN_DATA', str(tmp_path))

@@ -4,8 +4,10 @@ import json
 import os
 import resource
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -126,13 +128,22 @@ def test_turned_upright_once(kind, home):
         for im in (open_picture(home/'turned.png'), editing.picture(open_picture(home/'turned.png')), editing.picture(lazy), photographs.open_upload(data)):
             assert im.size==expected.size and im.tobytes()==expected.convert('RGB').tobytes(), (kind, o)
 
+def tiff(w, h, depth=8, samples=1, **more):
+    "A TIFF by hand: deflated rows of zeros; `more` are entries {tag: number}"
+    data = zlib.compress(bytes(w*h))
+    def made(at):
+        entries = {256: w, 257: h, 258: depth, 259: 8, 262: 1, 273: at, 277: samples, 278: h, 279: len(data)} | {int(k[1:]): v for k, v in more.items()}
+        return b'II*\0\x08\0\0\0' + struct.pack('<H', len(entries)) + b''.join(struct.pack('<HHII', k, 4, 1, v) for k, v in sorted(entries.items())) + bytes(4)
+    return made(len(made(0))) + data
+
 def odd_pictures():
     "{name: bytes} of files that make Pillow, libtiff or numpy talk"
     face, deep = drawn(7, 0, 64), np.float32(np.random.default_rng(0).normal(size=(64, 64)))
     deep[:2] = [[np.nan], [np.inf]]; deep[2:4] = [[-np.inf], [3e38]]
     quantized = face.quantize(8); quantized.info['transparency'] = bytes(range(0, 160, 20))
     found = {'nan.tif': file(Image.fromarray(deep), 'TIFF'), 'bytes-trns.png': file(quantized), 'i.tif': file(Image.fromarray(np.int32(np.nan_to_num(deep).clip(-2e9, 2e9))), 'TIFF'),
-             **{f'note{i}.{k}': file(face, k, exif=note) for i, note in enumerate(TORN_NOTES) for k in ('jpeg', 'png')}, 'mpo.jpg': file(face, 'MPO', save_all=True, append_images=[face])}
+             **{f'note{i}.{k}': file(face, k, exif=note) for i, note in enumerate(TORN_NOTES) for k in ('jpeg', 'png')}, 'samples.tif': tiff(64, 64, samples=3000), 'rows.tif': tiff(64, 64, _278=2**32 - 1), 'no-bytes.tif': tiff(64, 64, _279=0), 'few-bytes.tif': tiff(64, 64, _279=9),
+             'tiles.tif': tiff(64, 64, _322=60000, _323=60000, _324=8, _325=90), 'mpo.jpg': file(face, 'MPO', save_all=True, append_images=[face])}
     for name, kind in (('tif', 'TIFF'), ('jpg', 'JPEG'), ('png', 'PNG'), ('webp', 'WEBP'), ('gif', 'GIF'), ('bmp', 'BMP')):
         whole, rng = file(face, kind), np.random.default_rng(len(kind))
         for k in range(6):
@@ -302,12 +313,12 @@ def test_wrong_types_are_wrong_input(small, tmp_path, monkeypatch):
     refused = []
     def wrong(fn, *args, **kwargs):
         with pytest.raises(WrongInput) as e: fn(*args, **kwargs)
-        assert '\n' not in str(e.value)
         refused.append(str(e.value))
     for odd in ODD:
         for call in (lambda: editor.edit(odd, b, 'mouth'), lambda: editor.edit(a, odd, 'mouth'), lambda: editor.edit(a, {'mouth': odd}), lambda: att.read(odd), lambda: Editor(odd, {}),
                      lambda: save_edit(odd, 'y.png')): wrong(call)
-        if not isinstance(odd, (str, bytes)): wrong(save_edit, a, odd); wrong(open_picture, odd); wrong(photographs.open_upload, odd)
+        if not isinstance(odd, str): wrong(save_edit, a, odd); wrong(open_picture, odd)
+        if not isinstance(odd, bytes): wrong(photographs.open_upload, odd)
         if not isinstance(odd, dict): wrong(Editor, editor.model, odd)
         if odd is None: continue # what was not given
         for name in ('region', 'mask'): wrong(editor.edit, a, b, **{name: odd})

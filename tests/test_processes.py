@@ -82,7 +82,7 @@ def test_a_dead_process_ends_the_run(run, tmp_path):
     assert load_file(out/'checkpoint.safetensors')
     done = run('from ebgan_nb.training import main; main()', '--resume', out, processes=2)
     assert done.returncode==0, done.stderr
-    assert done.stdout.count('batch 8') == 1                                     # one speaks for both
+    assert done.stdout.count(f'{out}: batch 8.') == 1                            # one speaks for both
     assert pd.read_csv(out/'log.csv').epoch.tolist()[-1] == '1'
     done = run('from ebgan_nb.training import main; main()', '--resume', out, '--batches', 9)
     assert done.returncode==0 and 'processes 2, now 1' in done.stderr, done.stderr

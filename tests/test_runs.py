@@ -15,7 +15,7 @@ import torch
 from ebgan_nb import files, training
 from ebgan_nb.core import RunFailed
 from ebgan_nb.models import load_weights
-from ebgan_nb.training import Adversarial, Limit, claimed, main, one_before, read_checkpoint, read_log
+from ebgan_nb.training import Adversarial, Limit, claimed, is_whole, main, one_before, read_checkpoint, read_log
 
 SMALL = '--size 32 --bs 4 --n 64'.split()
 
@@ -283,30 +283,31 @@ def test_threads_of_a_checkpoint(run, copy, capfd):
 @pytest.mark.parametrize('model', ['ebgan', 'att-ebgan'])
 @pytest.mark.parametrize('precision', ['float32', 'bf16', 'fp16'])
 def test_kills(tmp_path, precision, model):
-    "Ten kills at random moments, also in the last round and after the end, some of them twice: all resume bit for bit, log and weights, too"
+    "Ten kills, before the first checkpoint, between two, in the last round, and after the end; some twice. All resume bit for bit, the log, too"
     args = [*SMALL, '--precision', precision, '--model', model, '--batches', 6, '--round', 2]
     whole, chance, where = tmp_path/'whole', random.Random(f'{precision} {model}'), []
-    def begin(out, *args):
-        "Start, and wait until it works in its folder"
-        pid = child(*args, log=tmp_path/'log')
-        while not (out/'settings.json').exists(): time.sleep(.005)
-        return pid, time.monotonic()
-    def kill(pid):
+    def ended(pid): return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    def kill(pid, out, n):
+        "Kill it some time after it has written n checkpoints"
+        def which(): # each is a new file; 0 between two renames
+            return next((f.inode() for f in os.scandir(out) if f.name=='checkpoint.safetensors'), 0) if out.exists() else 0
+        seen = 0
+        last = which()
+        while seen < n and not ended(pid):
+            if (now := which()) and now!=last: seen, last = seen + 1, now
+            time.sleep(.002)
+        time.sleep(chance.random()*lasts/4)
         os.kill(pid, signal.SIGKILL)
         code_of(pid)
-    pid, began = begin(whole, *args, '--out', whole)
-    assert code_of(pid)==0, (tmp_path/'log').read_text()
+    began = time.monotonic()
+    assert code_of(child(*args, '--out', whole, log=tmp_path/'log'))==0, (tmp_path/'log').read_text()
     lasts = time.monotonic() - began
     for i in range(10):
         out = tmp_path/f'{i}'
-        pid, _ = begin(out, *args, '--out', out)
-        time.sleep((i + chance.random())/10*1.1*lasts)                # the last ones fall into the last round, or after the end
-        kill(pid)
-        where.append(batch(out) if (out/'checkpoint.safetensors').exists() else 0)
-        if i%3==2:                                                    # killed once more, while it goes on
-            pid = child('--resume', out)
-            time.sleep(chance.random()*lasts)
-            kill(pid)
+        kill(child(*args, '--out', out, log=tmp_path/'log'), out, i%4)
+        if not (out/'settings.json').exists(): assert code_of(child(*args, '--out', out))==0
+        where.append(batch(out) if is_whole(out/'checkpoint.safetensors') else 0)
+        if i%3==2: kill(child('--resume', out, log=tmp_path/'log'), out, 1)   # once more, while it goes on
         assert code_of(child('--resume', out, log=tmp_path/'log'))==0, (tmp_path/'log').read_text()
         assert equal(out, whole), f'kill {i} after batch {where[-1]}'
         assert weights(out)==weights(whole)

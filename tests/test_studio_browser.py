@@ -189,7 +189,7 @@ def test_studio(studio, tmp_path):
     # several at once: one sentence for all. A folder, for those who sit at the machine; others have no such field
     upload.set_input_files([dict(name=n, mimeType='image/png', buffer=d) for n, d in (('one.png', png(image)), ('two.png', b''), ('three.png', png(image)))])
     page.locator('.eb-face[title="three.png (chosen)"]').wait_for(timeout=15_000)
-    s.says('two.png is empty')
+    s.says('two.png: the file is empty')
     field = page.locator('.eb input[type=text]')
     assert field.count()==(where=='lab')
     if where=='lab':
@@ -365,8 +365,8 @@ def odd_files():
         'palette.png': (file(photo.quantize(32)), None), 'clear.png': (file(clear), None), 'moving.gif': (file(photo, 'GIF', save_all=True, append_images=[photo.rotate(90)]), None),
         'photo.webp': (file(photo, 'WEBP'), None), 'photo.tif': (file(photo, 'TIFF'), None), 'photo.bmp': (file(photo, 'BMP'), None), 'grey.png': (file(photo.convert('L')), None),
         'dot.png': (file(Image.new('RGB', (1, 1))), '1 x 1 pixels'), 'cut.png': (file(photo)[:5000], 'cut off or damaged'), 'cut.jpg': (file(photo, 'JPEG')[:2000], 'cut off or damaged'),
-        'text.png': (b'Dear reader', 'no picture that can be read'), 'bomb.png': (bomb(50_000, 50_000), 'was not decoded'), 'lies.png': (bomb(3000, 3000), 'cut off or damaged'),
-        'empty.jpg': (b'', 'is empty'), 'huge.png': (bytes(21 << 20), 'larger than 20 MB'), 'drawing.svg': (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'no picture that can be read'),
+        'text.png': (b'Dear reader', 'no picture that is read here'), 'bomb.png': (bomb(50_000, 50_000), 'and not decoded'), 'lies.png': (bomb(3000, 3000), 'cut off or damaged'),
+        'empty.jpg': (b'', 'the file is empty'), 'huge.png': (bytes(21 << 20), 'larger than 20 MB'), 'drawing.svg': (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'no picture that is read here'),
         'nobody.jpg': (file(scene(500, 400), 'JPEG'), 'no face is found'), 'pair.jpg': (file(scene(700, 400, (face, 30, 60, 300), (other, 370, 60, 280)), 'JPEG'), '2 faces are found'),
         'one too many.png': (file(photo), 'Open the page anew'),
         'heavy.bmp': (file(scene(2500, 2500, (face, 700, 500, 1300)), 'BMP'), None),  # 18 MB, in pieces
