@@ -266,6 +266,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ebgan_nb.faces._jpeg': ('faces.html#_jpeg', 'ebgan_nb/faces.py'),
                                 'ebgan_nb.faces._labels': ('faces.html#_labels', 'ebgan_nb/faces.py'),
                                 'ebgan_nb.faces._points': ('faces.html#_points', 'ebgan_nb/faces.py'),
+                                'ebgan_nb.faces._pool': ('faces.html#_pool', 'ebgan_nb/faces.py'),
                                 'ebgan_nb.faces._portions': ('faces.html#_portions', 'ebgan_nb/faces.py'),
                                 'ebgan_nb.faces._span': ('faces.html#_span', 'ebgan_nb/faces.py'),
                                 'ebgan_nb.faces._text': ('faces.html#_text', 'ebgan_nb/faces.py'),

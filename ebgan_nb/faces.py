@@ -18,6 +18,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Barrier, Lock
 from types import SimpleNamespace
@@ -351,20 +352,26 @@ def _portions(people, size):
     for i in range(0, len(people), k):
         yield SimpleNamespace(**{n: v[i:i + k].float().view(-1, 1, 1, 1) for n, v in people.factors.items()})
 
-_one_at_a_time = Lock()
+_lock = Lock()
 
-def _workers(n):
-    "A pool of n threads that use one core each"
+@lru_cache(maxsize=1)
+def _pool():
+    "Threads that use one core each, for as long as the process lives"
+    n = os.cpu_count() or 1
+    before, ready, pool = torch.get_num_threads(), Barrier(n), ThreadPoolExecutor(n)
     def alone(_):
         torch.get_num_threads(); torch.set_num_threads(1) # a thread's first question sets its number, so ask before
         ready.wait()                                      # so that each takes one turn
-    with _one_at_a_time:
-        before, ready, pool = torch.get_num_threads(), Barrier(n), ThreadPoolExecutor(n)
-        try: list(pool.map(alone, range(n)))
-        finally:
-            ready.abort()
-            torch.set_num_threads(before)
+    try: list(pool.map(alone, range(n)))
+    finally:
+        ready.abort()
+        torch.set_num_threads(before)
     return pool
+
+def _workers():
+    with _lock: return _pool()
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_pool.cache_clear) # a child has none of its parent's threads
 
 def render(
     people, # People
@@ -374,10 +381,12 @@ def render(
     "Draw people. A face's bytes depend on nothing but its factors and the size"
     size, threads = whole(size, 'size', 16, 1024), whole(os.cpu_count() or 1 if threads is None else threads, 'threads', 1, 1024)
     if not len(_check_people(people)): return torch.zeros(0, 3, size, size, dtype=torch.uint8)
-    def portion(f):
-        with torch.no_grad(): return picture(f, size)
     portions = list(_portions(people, size))
-    with _workers(min(threads, len(portions))) as pool: return torch.cat(list(pool.map(portion, portions)))
+    out = [None]*len(portions)
+    def share(k):
+        with torch.no_grad(): out[k::threads] = [picture(f, size) for f in portions[k::threads]]
+    list(_workers().map(share, range(min(threads, len(portions)))))
+    return torch.cat(out)
 
 # %% ../nbs/11_faces.ipynb #3e2084cb
 def srgb(*c): # red, green, blue as on the screen, 0 to 1

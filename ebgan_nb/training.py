@@ -751,7 +751,8 @@ class Brief(ProgressCallback):
 
     def in_all(self):
         limit = getattr(self.learn, 'limit', None)
-        return limit.in_all() if isinstance(limit, Limit) else self.first + self.n_epoch*self.dls.train.n_batches
+        ends = isinstance(limit, Limit) and (limit.batches or limit.seconds)
+        return limit.in_all() if ends else self.first + self.n_epoch*self.dls.train.n_batches
 
     def outer(self):
         "Batches of this sitting, which batch of the run it is, and the losses"

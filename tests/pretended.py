@@ -6,7 +6,6 @@ meets tensors of both kinds is refused as a GPU refuses it, and so are `.numpy()
 import os
 import re
 import sys
-import warnings
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -40,7 +39,11 @@ class Card(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None): return calculated(func, args, kwargs or {})
 
-def on_card(device): return device is not None and torch.device(device).type in ('cuda', 'meta')
+def on_card(device):
+    device = torch.device(device)
+    if device.index: raise RuntimeError('CUDA error: invalid device ordinal')
+    return device.type=='cuda'
+
 def real(x): return x.real_ if isinstance(x, Card) else x
 
 def mixed(func, args, kwargs):
@@ -56,8 +59,10 @@ def calculated(func, args, kwargs):
     "One operation of torch, on the real numbers"
     elsewhere = mixed(func, args, kwargs)
     if elsewhere: raise RuntimeError(f'Expected all tensors to be on the same device: {func} met {CARD} and cpu {[tuple(x.shape) for x in elsewhere]}')
-    cards = any(isinstance(x, Card) for x in tree_flatten((args, kwargs))[0])
-    if 'device' in kwargs and kwargs['device'] is not None: cards, kwargs = on_card(kwargs['device']), kwargs | dict(device=torch.device('cpu'))
+    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+    cards, device = any(isinstance(x, Card) for x in tensors), kwargs.get('device')
+    if device is not None and (Python.plans or any(x.device.type=='meta' for x in tensors if not isinstance(x, Card))): pass # shapes without numbers, as somebody asked for
+    elif device is not None: cards, kwargs = device.type in ('cuda', 'meta'), kwargs | dict(device=torch.device('cpu'))
     elif func in COPIES[:1]: cards = isinstance(args[0], Card)
     out = func(*tree_map(real, args), **tree_map(real, kwargs))
     if not cards: return out
@@ -92,6 +97,7 @@ def to(x, *args, device=None, dtype=None, other=None, non_blocking=False, copy=F
 
 class Python(TorchFunctionMode):
     "What Python asks for: `device=`, `.to`, `.cpu`, and what a GPU's tensors refuse"
+    plans = False # is it asking for torch's own `meta` tensors?
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name, T = dict(kwargs or {}), getattr(func, '__name__', ''), torch.Tensor
         if func is T.to: return to(*args, **kwargs)
@@ -103,6 +109,8 @@ class Python(TorchFunctionMode):
             if func in (T.__getitem__, T.__setitem__): return func(args[0], indices(args[1]), *args[2:])
             if func is T.tolist: return real(args[0].detach()).tolist()
             if func is T.new_tensor: return moved(real(args[0]).new_tensor(*args[1:], **{k: v for k, v in kwargs.items() if k != 'device'}), on_card(kwargs.get('device', CARD)))
+        if kwargs.get('device') is not None and torch.device(kwargs['device']).type=='meta':
+            with patch.object(Python, 'plans', True): return func(*args, **kwargs)
         if kwargs.get('device') is not None and name != '_parse_to':
             up = on_card(kwargs.pop('device'))
             if func in (torch.tensor, torch.as_tensor, torch.asarray): return moved(func(*args, **kwargs), up)
@@ -123,10 +131,9 @@ def card():
     with ExitStack() as stack:
         stack.enter_context(patch('ebgan_nb.core.best_device', lambda: torch.device('cuda')))
         stack.enter_context(patch('ebgan_nb.data.in_order', lambda f, ks, workers=1: map(f, ks)))
-        stack.enter_context(patch('torch.cuda.is_bf16_supported', lambda *args, **kwargs: True))  # 16 bits are not pretended: autocast stays off
+        stack.enter_context(patch('torch.cuda.is_bf16_supported', lambda *args, **kwargs: True))
+        stack.enter_context(patch('torch.cuda.amp.common.amp_definitely_not_available', lambda: False)) # scalers scale; networks go on in 32 bits
         stack.enter_context(patch.multiple(torch.inference_mode, __enter__=NoGradient.__enter__, __exit__=NoGradient.__exit__))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings('ignore', 'CUDA is not available')
         stack.enter_context(Operations())
         stack.enter_context(Python())
         yield CARD

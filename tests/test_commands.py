@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings as budget, strategies as st
+from hypothesis import HealthCheck, Phase, given, settings as budget, strategies as st
 
 if not hasattr(os, 'fork'): pytest.skip('forking is what makes these checks quick', allow_module_level=True)
 
@@ -37,7 +37,7 @@ def ran(name, *argv, cwd, seconds=120, **env):
         code = 99
         try:
             os.chdir(cwd)
-            os.environ.update(SMALL, EBGAN_DATA=str(Path(cwd)/'.data'), **env)
+            os.environ.update(dict(SMALL, EBGAN_DATA=str(Path(cwd)/'.data')) | env)
             for stream, fd in ((out, 1), (err, 2)): os.dup2(stream.fileno(), fd)
             sys.stdout, sys.stderr = (open(fd, 'w', errors='backslashreplace', closefd=False) for fd in (1, 2))
             sys.argv = [name, *argv]
@@ -200,7 +200,8 @@ def harmless(argv):
 def one_case(case, home):
     name, argv = case
     if not harmless(argv): return
-    if name=='ebgan_train' and not {'--batches', '--minutes'} & {*argv}: argv = [*argv, '--batches', '2']
+    small = dict(ebgan_train={'--n': '8', '--batches': '2'}, ebgan_evaluate={'--n': '2'}).get(name, {})
+    argv = [*argv, *(w for k, v in small.items() if k not in argv and not (k=='--batches' and '--minutes' in argv) for w in (k, v))]
     with tempfile.TemporaryDirectory(dir=home.parent) as folder:
         for f in home.iterdir():
             if f.name!='.data': os.symlink(f, Path(folder)/f.name)
@@ -208,7 +209,7 @@ def one_case(case, home):
         right(name, argv, ran(name, *argv, cwd=folder, seconds=100, EBGAN_DATA=str(home/'.data')), folder)
         assert before.items() <= {f: f.stat().st_mtime_ns for f in home.rglob('*') if f.is_file()}.items(), 'an input was changed'
 
-FEW = dict(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+FEW = dict(deadline=None, phases=(Phase.explicit, Phase.generate), derandomize=True, suppress_health_check=list(HealthCheck), database=None)
 
 @budget(max_examples=40, **FEW)
 @given(lines())
