@@ -163,7 +163,7 @@ def written(
 # %% ../nbs/02_files.ipynb #359881a0
 def write_bytes(
     path, # the file to write; its folder must be there
-    data:bytes,
+    data:bytes, # what it shall hold
 ):
     "Write a file whole or not at all"
     with written(path) as f, open(f, 'wb') as g: g.write(data)

@@ -27,7 +27,7 @@ def _quiet():
 def open_image(
     source, # the bytes of a file, or its path
     name:str=None, # what to call it in a message; None: the path
-    max_pixels:int=MAX_PIXELS,
+    max_pixels:int=MAX_PIXELS, # more are refused, by the header alone
 ): # PIL image, not decoded yet: see `decoded`
     "Open a picture by its header; what is none, or too large, is `WrongInput` in one line"
     from PIL import Image, UnidentifiedImageError

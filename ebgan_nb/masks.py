@@ -36,7 +36,7 @@ def template_points(
     H, W = _hw(size)
     if isinstance(template, str): template = TEMPLATE[nearest(template, TEMPLATE, 'template')]
     try: points = torch.as_tensor(template, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError): points = torch.zeros(0)
+    except (TypeError, ValueError, RuntimeError, OverflowError): points = torch.zeros(0)
     if points.shape[-2:]!=(5, 2) or points.numel()!=10 or not (points.abs() < 10).all():
         raise WrongInput(f'template: a name or five points (5,2) as fractions of the picture are expected, not {template!r:.80}')
     return points.reshape(1, 5, 2) * points.new_tensor([W, H])
