@@ -3,7 +3,7 @@ import importlib.util, os, socket, statistics, subprocess, sys, time
 
 from ebgan_nb.core import RunFailed, to_pil
 from ebgan_nb.files import data_home
-from ebgan_nb.faces import draw
+from ebgan_nb.faces import sample_labelled
 from common import Skipped, benchmark, interleaved, median_of
 from loading import alone, memory
 
@@ -23,7 +23,7 @@ def ran(*words): return lambda: finished(started(words))
 
 def portraits(size):
     "Two drawn faces as PIL pictures"
-    return [to_pil(x) for x in draw(2, seed=1, size=size)[0]]
+    return [to_pil(x) for x in sample_labelled(2, seed=1, size=size)[0]]
 
 @benchmark
 def start_up(scale):

@@ -5,20 +5,20 @@ import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ebgan_nb.core import generator
 from ebgan_nb.losses import discriminator_loss, generator_loss
-from ebgan_nb.masks import erase, paste
+from ebgan_nb.masks import mask_out, composite
 
 class OnePass:
     "E and G run once a batch; D moves on the detached edit, then E and G on what D has become"
     def __init__(self, learn):
         "Copies of a fresh learner's nets, and its choices"
-        model, chosen = copy.deepcopy(learn.model), learn.adversarial
+        model, chosen = copy.deepcopy(learn.model), learn.adversarial_step
         self.net, self.D, self.dl, self.k = model.net.train(), model.D.train(), learn.dls.train, 0
-        self.share, self.autocast, self.size = model.share, learn.model.autocast, learn.dls.size
+        self.edit_fraction, self.autocast, self.size = model.edit_fraction, learn.model.autocast, learn.dls.size
         self.weights, self.vary, self.twins, self.seed = chosen.weights, chosen.vary, chosen.twins, chosen.seed
         lrs = [h['lr'] for h in learn.opt.hypers]
         adam = lambda *modules, lr: torch.optim.Adam([p for m in modules for p in m.parameters()], lr=lr, betas=(.5, .999))
         self.opt_G, self.opt_D = adam(self.net.E, self.net.G, lr=lrs[0]), adam(self.D, lr=lrs[1])
-        self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(.999), use_buffers=True)
+        self.ema_model = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(.999), use_buffers=True)
 
     def batch(self):
         "A, B, M, what E sees of A, and where the landmarks of A are"
@@ -29,23 +29,23 @@ class OnePass:
         "A varied, or a twin of A"
         g = generator(self.seed, 'seen', self.k)
         twin, found = self.dl.twins(self.k, M)
-        with self.autocast(): seen = self.net.aligned(A, twin)
+        with self.autocast(): seen = self.net.align_exemplar(A, twin)
         rest = ~(found & (torch.rand(len(A), generator=g) < self.twins).to(found.device))
         if rest.any(): seen[rest] = self.vary(A[rest], B[rest], M[rest], g.of(rest))
         return seen
 
     def passes(self, A, B, M, seen):
         "All of E and G for N pictures, of which K are edited"
-        E, G, N, K = self.net.E, self.net.G, len(A), math.ceil(len(A)*self.share)
+        E, G, N, K = self.net.E, self.net.G, len(A), math.ceil(len(A)*self.edit_fraction)
         with self.autocast():
-            P, B = E.find(A), self.net.aligned(A[:K], B[:K])
+            P, B = E.landmark_net(A), self.net.align_exemplar(A[:K], B[:K])
             codes = E(torch.cat([seen, B]), torch.cat([M, M[:K]]))
-            A_a, A_b = G.dec(G.enc(erase(A, M), M), codes).split([N, K])
+            A_a, A_b = G.dec(G.enc(mask_out(A, M), M), codes).split([N, K])
             code_Ab = E(A_b, M[:K])
         code_A, code_B = codes.float().split([N, K])
-        return P, A_a.float(), paste(A_b.float(), A[:K], M[:K]), code_A, code_B, code_Ab.float()
+        return P, A_a.float(), composite(A_b.float(), A[:K], M[:K]), code_A, code_B, code_Ab.float()
 
-    def judge(self, x, M):
+    def discriminate(self, x, M):
         "Logits of the patches that M touches"
         with self.autocast(): logits = self.D(x, M).float()
         return logits[F.adaptive_max_pool2d(M, logits.shape[-2:]) > 0]
@@ -97,7 +97,7 @@ class LeanTwoPhases(TwoPhases):
     "Two phases, but for the critic's turn only what D looks at is made"
     @torch.no_grad()
     def for_critic(self, A, B, M, seen):
-        K = math.ceil(len(A)*self.share)
+        K = math.ceil(len(A)*self.edit_fraction)
         A, M = A[:K], M[:K]
-        with self.autocast(): A_b = self.net.G.dec(self.net.G.enc(erase(A, M), M), self.net.E(self.net.aligned(A, B[:K]), M))
-        return paste(A_b.float(), A, M)
+        with self.autocast(): A_b = self.net.G.dec(self.net.G.enc(mask_out(A, M), M), self.net.E(self.net.align_exemplar(A, B[:K]), M))
+        return composite(A_b.float(), A, M)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from ebgan_nb.files import data_home
-from ebgan_nb.data import CelebA, cached, crop_fractions, dataloaders
+from ebgan_nb.data import CelebA, load_cache, crop_fractions, dataloaders
 from ebgan_nb.faces import write_celeba
 from common import benchmark, home, interleaved, seconds
 
@@ -84,7 +84,7 @@ def cache_over_decoding(scale):
     folder = drawn(scale)
     files = sorted((folder/'img_align_celeba').iterdir())
     def build():
-        with home(): cached(CelebA(folder))
+        with home(): load_cache(CelebA(folder))
     def decode():
         parts = [files[i:i + 64] for i in range(0, len(files), 64)]
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool: [*pool.map(lambda part: [decoded(f) for f in part] and None, parts)]
@@ -115,7 +115,7 @@ def step_on(folder, bs):
     "A function that does a training step on these pictures"
     from ebgan_nb.training import ebgan_learner
     from steps import ENDLESS, begun
-    return begun(ebgan_learner(dataloaders(folder, bs=bs, round=ENDLESS, balance=True), 'course'))
+    return begun(ebgan_learner(dataloaders(folder, bs=bs, val_every=ENDLESS, balance=True), 'course'))
 
 @benchmark
 def scale_200k_over_1k(scale):
@@ -123,7 +123,7 @@ def scale_200k_over_1k(scale):
     few, many = scale((1000, 200_000), (64, 640))
     bs, n, source = scale(32, 8), scale(50, 5), drawn(scale)
     small, large = (linked(source, m, data_home()/f'linked-{m}') for m in (few, many))
-    build = {m: seconds(lambda f=f: cached(CelebA(f))) for m, f in ((few, small), (many, large))}
+    build = {m: seconds(lambda f=f: load_cache(CelebA(f))) for m, f in ((few, small), (many, large))}
     found = interleaved(several(endless(small, bs=bs), n), several(endless(large, bs=bs), n), scale(11, 3))
     steps = interleaved(step_on(small, bs), step_on(large, bs), scale(9, 3))
     memory = {m: alone(memory_of_loading, f, bs, n) for m, f in ((few, small), (many, large))[scale(0, 1):]}

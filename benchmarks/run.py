@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 from fastprogress.fastprogress import progress_bar
-from ebgan_nb.core import WrongInput, nearest
-from ebgan_nb.files import Parser, command, written
+from ebgan_nb.core import WrongInput, check_choice
+from ebgan_nb.files import Parser, command, atomic_write
 from ebgan_nb.training import best_precision
 import commands, loading, steps  # they fill the registry
 from common import BENCHMARKS, Scale, Skipped, home, rounded
@@ -57,14 +57,14 @@ def parser():
 @command
 def main(argv=None):
     args = parser().parse_args(argv)
-    names = [nearest(n, BENCHMARKS, 'benchmark') for n in args.only.split(',')] if args.only else [*BENCHMARKS]
+    names = [check_choice(n, BENCHMARKS, 'benchmark') for n in args.only.split(',')] if args.only else [*BENCHMARKS]
     if not args.json.resolve().parent.is_dir(): raise WrongInput(f'{args.json}: there is no folder {args.json.parent}: make it first')
     scale, details, bar = Scale(args.quick, tuple(names) if args.only else ()), {}, progress_bar(names)
     with home():
         for name, following in zip(bar, names[1:] + ['']):
             details[name], bar.comment = measured(name, scale), following
             found = report(details, scale)
-            with written(args.json) as f: f.write_text(json.dumps(found, indent=1) + '\n')  # each time: what fails later takes nothing along
+            with atomic_write(args.json) as f: f.write_text(json.dumps(found, indent=1) + '\n')  # each time: what fails later takes nothing along
     print('\n' + table(found).to_string(na_rep='-'))
     print(f'{args.json}: all figures')
 

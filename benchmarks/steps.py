@@ -15,7 +15,7 @@ ENDLESS = 10**6  # batches a round: no validation while the clock runs
 
 def learner(size=64, bs=32, n=256, **kwargs):
     "The course's learner on drawn faces"
-    dls = dataloaders('faces', size=size, bs=bs, n=n, round=ENDLESS, balance=True)
+    dls = dataloaders('faces', size=size, bs=bs, n_train=n, val_every=ENDLESS, balance=True)
     return ebgan_learner(dls, 'course', **kwargs)
 
 def begun(learn):
@@ -30,7 +30,7 @@ def begun(learn):
     learn.n_iter, batches = len(learn.dl), enumerate(learn.dl)
     return lambda: learn.one_batch(*next(batches))
 
-def parts_of(o): return {'E': o.net.E, 'E.find': o.net.E.find, 'G.enc': o.net.G.enc, 'G.dec': o.net.G.dec, 'D': o.D}
+def parts_of(o): return {'E': o.net.E, 'E.landmark_net': o.net.E.landmark_net, 'G.enc': o.net.G.enc, 'G.dec': o.net.G.dec, 'D': o.D}
 
 @contextmanager
 def counted(modules):
@@ -47,7 +47,7 @@ def same_losses(learn, ours, rival, batches=2):
     differ = []
     for _ in range(batches):
         ours()
-        mine, theirs = learn.adversarial.terms, rival.step()
+        mine, theirs = learn.adversarial_step.terms, rival.step()
         if theirs.keys()!=mine.keys(): raise RunFailed(f'the rival has other losses: {[*theirs]} for {[*mine]}')
         differ.append(max(abs(float(mine[k]) - float(v))/max(abs(float(v)), 1e-3) for k, v in theirs.items()))
     if differ[0] > 1e-3 or differ[-1] > .02: raise RunFailed(f'the rival computes something else: losses differ by {differ}')
@@ -118,7 +118,7 @@ def conv_efficiency(scale):
     @torch.no_grad()
     def alone():
         for c in calls: convolve(c)
-    return dict(interleaved(alone, step, scale(11, 3)), convolutions=len(calls), backward=sum(c['g'] is not None for c in calls), precision=learn.half_precision.used)
+    return dict(interleaved(alone, step, scale(11, 3)), convolutions=len(calls), backward=sum(c['g'] is not None for c in calls), precision=learn.mixed_precision.used)
 
 class Parts:
     "Seconds by part of a step; a part within another counts only for itself"
@@ -141,8 +141,8 @@ class Parts:
 def watched(learn):
     "(object, method, part): where a step's time goes"
     return [(learn.dls.train, 'batch', 'batch'), (learn.dls.train, 'twins', 'twins'), (learn.dls.train, 'landmarks', 'landmarks'),
-            (learn.adversarial, 'vary', 'varied A'), (learn.model, 'forward', 'passes of E and G'), (learn.adversarial, 'discriminator_step', "D's step"),
-            (learn, 'loss_func', 'losses'), (learn, '_backward', 'backward of E and G'), (learn.opt, 'step', 'optimiser'), (learn.averaged.average, 'update_parameters', 'average')]
+            (learn.adversarial_step, 'vary', 'varied A'), (learn.model, 'forward', 'passes of E and G'), (learn.adversarial_step, 'discriminator_step', "D's step"),
+            (learn, 'loss_func', 'losses'), (learn, '_backward', 'backward of E and G'), (learn.opt, 'step', 'optimiser'), (learn.ema.ema_model, 'update_parameters', 'average')]
 
 @benchmark
 def step_by_part(scale):

@@ -14,20 +14,20 @@ from pathlib import Path
 
 import torch
 
-from .core import WrongInput, nearest
-from .files import Parser, command, written
+from .core import WrongInput, check_choice
+from .files import Parser, command, atomic_write
 from .data import dataloaders
-from .evaluation import CHOICE, evaluate, evaluate_filter
+from .evaluation import SELECTIVE, evaluate, evaluate_filter
 from .losses import LossWeights
-from .metrics import ALL, PAPER
-from .training import ATTRIBUTES, MANY_ROUNDS, Limit, ebgan_learner, start_from
+from .metrics import EVAL_REGIONS, PAPER_EDIT
+from .training import ATTRIBUTES, NO_LIMIT, StopAfter, ebgan_learner, load_pretrained
 
 # %% ../nbs/62_ablations.ipynb #89420347
 COURSE = LossWeights.preset('course')
 ARMS = {'course': {},
         'without L_cyc': dict(weights=replace(COURSE, cyc=0.)),
         'not detached': dict(weights=replace(COURSE, detach=False)),
-        'M hidden from G': dict(g_sees_M=False),
+        'M hidden from G': dict(g_mask_input=False),
         'varied A': dict(twins=0.),
         'A itself': dict(varied=False),
         'guided': dict(guided=True),
@@ -35,10 +35,10 @@ ARMS = {'course': {},
 
 # %% ../nbs/62_ablations.ipynb #4d41908a
 ATT_ARMS = {'course': {},
-            'codes before the filter': dict(weights=replace(COURSE, cyc_filtered=False)),
-            'C judges y': dict(weights=replace(COURSE, cls_sees='y')),
-            'C judges A_b': dict(weights=replace(COURSE, cls_sees='A_b')),
-            'all of Y^B': dict(weights=replace(COURSE, cls_region=False)),
+            'codes before the filter': dict(weights=replace(COURSE, cyc_on_gated=False)),
+            'C judges y': dict(weights=replace(COURSE, cls_input='y')),
+            'C judges A_b': dict(weights=replace(COURSE, cls_input='A_b')),
+            'all of Y^B': dict(weights=replace(COURSE, region_labels_only=False)),
             'no label dropped': dict(weights=replace(COURSE, drop=0.)),
             'C sees whole faces': dict(weights=replace(COURSE, mixed=0.))}
 
@@ -68,26 +68,26 @@ def train_arm(
     **kwargs, # for `dataloaders`
 )->tuple: # averaged net, minutes of the processor
     "Train one arm"
-    s = STUDIES[nearest(study, STUDIES, 'study')]
-    how = dict(s.arms[nearest(arm, s.arms, 'arm')])
+    s = STUDIES[check_choice(study, STUDIES, 'study')]
+    how = dict(s.arms[check_choice(arm, s.arms, 'arm')])
     preset = how.pop('preset', 'course')
     dls = dataloaders(data, size=size, seed=seed, balance=preset=='course', device='cpu', attributes=s.attributes, **kwargs)
     learn = ebgan_learner(dls, preset, seed=seed, precision='float32', model=s.model, **how)
-    if s.init: start_from(learn, s.init)
+    if s.init: load_pretrained(learn, s.init)
     start = time.process_time()
-    with learn.no_bar(), learn.no_logging(): learn.fit(MANY_ROUNDS, cbs=Limit(batches or s.batches))
-    return learn.averaged.average.module.eval(), (time.process_time() - start)/60
+    with learn.no_bar(), learn.no_logging(): learn.fit(NO_LIMIT, cbs=StopAfter(batches or s.batches))
+    return learn.ema.ema_model.module.eval(), (time.process_time() - start)/60
 
 # %% ../nbs/62_ablations.ipynb #a194c1e8
 def measured(
     model, # EBGAN
     n:int=200, # pairs
     seed:int=62, # other pairs
-    regions=ALL, # names
+    regions=EVAL_REGIONS, # names
 ): # frame: a row a region
     "The figures of one arm: achieved change of the paper's edit, and the reconstruction in decibels"
     import pandas as pd
-    frame = evaluate(model, n, seed, regions, {PAPER: partial(model.edit, keep=0.)}, K=2, bar=False).set_index(['region', 'metric']).value
+    frame = evaluate(model, n, seed, regions, {PAPER_EDIT: partial(model.edit, noise_floor=0.)}, n_exemplars=2, progress=False).set_index(['region', 'metric']).value
     rows = [(r, frame[r, 'achieved change'], frame[r, 'reconstruction']) for r in regions]
     return pd.DataFrame(rows, columns=STUDIES['ebgan'].columns)
 
@@ -99,8 +99,8 @@ def measured_filter(
 ): # frame of one row
     "The figures of one arm of Att-EBGAN, and by how many decibels it is nearer to the true selective edit than plain EBGAN"
     import pandas as pd
-    value = evaluate_filter(model, n, seed, bar=False, **kwargs).set_index(['region', 'method', 'metric']).value
-    lead = value[CHOICE, 'Att-EBGAN', 'PSNR'] - value[CHOICE, 'EBGAN', 'PSNR']
+    value = evaluate_filter(model, n, seed, progress=False, **kwargs).set_index(['region', 'method', 'metric']).value
+    lead = value[SELECTIVE, 'Att-EBGAN', 'PSNR'] - value[SELECTIVE, 'EBGAN', 'PSNR']
     return pd.DataFrame([[*(value['face', 'Att-EBGAN', k] for k in ('kept', 'dropped', 'uninvited', 'elsewhere')), lead]], columns=STUDIES['att-ebgan'].columns)
 
 MEASURES = {'ebgan': measured, 'att-ebgan': measured_filter} # by study
@@ -145,7 +145,7 @@ def ablate(
         model, minutes = train_arm(arm, seed, batches, study, **kwargs)
         rows = MEASURES[study](model, n).assign(arm=arm, seed=seed, minutes=minutes, batches=batches or s.batches)[KEY + s.columns]
         table = pd.concat([table, rows], ignore_index=True) if len(table) else rows
-        with written(path) as beside: table.round(4).to_csv(beside, index=False)
+        with atomic_write(path) as beside: table.round(4).to_csv(beside, index=False)
         print(f'{arm}, seed {seed}: {minutes:.1f} minutes of the processor', flush=True)
     return table
 

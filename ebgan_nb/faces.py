@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'FACTORS', 'CORRELATED', 'REGION_BOXES', 'LAYERS', 'HAIRS', 'SKINS', 'IRISES', 'smooth', 'blob', 'mix',
-           'cover', 'radius', 'Canvas', 'direction', 'colours', 'lit', 'Factor', 'factor', 'People', 'sample', 'canvas',
-           'within', 'layer', 'cut', 'picture', 'render', 'srgb', 'rainbow', 'palette', 'background', 'cap',
-           'hair_colour', 'strands', 'locks', 'hair_shown', 'hair_end', 'hair_back', 'skin', 'neck', 'clothes', 'ears',
-           'outline', 'head', 'relief', 'cheeks', 'wrinkles', 'beard', 'nose', 'lids', 'eye_skin', 'eyes', 'lashes',
-           'brows', 'half_mouth', 'lip_curves', 'mouth_skin', 'lip_colour', 'lips', 'inside_mouth', 'mustache',
-           'hairline', 'hair_front', 'glasses', 'jewels', 'hat_shapes', 'hat', 'region_factors', 'transfer', 'changed',
-           'draw', 'write_celeba']
+           'cover', 'superellipse_radius', 'Canvas', 'direction', 'colours', 'shade', 'Factor', 'factor', 'People',
+           'sample', 'canvas', 'region_falloff', 'layer', 'cut', 'picture', 'render', 'srgb', 'hue_rgb', 'palette',
+           'background', 'cap', 'hair_colour', 'strands', 'locks', 'hair_shown', 'hair_end', 'hair_back', 'skin',
+           'neck', 'clothes', 'ears', 'outline', 'head', 'relief', 'cheeks', 'wrinkles', 'beard', 'nose', 'lids',
+           'eye_skin', 'eyes', 'lashes', 'brows', 'half_mouth', 'lip_curves', 'mouth_skin', 'lip_colour', 'lips',
+           'inside_mouth', 'mustache', 'hairline', 'hair_front', 'glasses', 'jewels', 'hat_shapes', 'hat',
+           'region_factors', 'transfer', 'change_extent', 'sample_labelled', 'write_celeba']
 
 # %% ../nbs/11_faces.ipynb #9cc6b8d9
 import io
@@ -26,7 +26,7 @@ from types import SimpleNamespace
 import torch
 
 from .attributes import CELEBA, check_attributes, parse_region
-from .core import WrongInput, generator, nearest, to_pil, whole
+from .core import WrongInput, generator, check_choice, to_pil, check_int
 from .files import write_bytes
 
 # %% ../nbs/11_faces.ipynb #711c434b
@@ -65,7 +65,7 @@ def cover(
     "Share of each pixel that lies inside a shape"
     return (.5 - d/(px + soft)).clamp(0, 1)
 
-def radius(
+def superellipse_radius(
     x, # coordinate relative to the centre
     y, # coordinate relative to the centre, down
     rx, # half axis along x
@@ -120,7 +120,7 @@ def colours(*c): # one number for red, green, blue
     "Three numbers as a (1,3,1,1) tensor"
     return torch.tensor(c).view(1, 3, 1, 1)
 
-def lit(
+def shade(
     c, # Canvas
 ): # (N,3,h,w), 0 to 1
     "The picture: the maps under the lamp"
@@ -255,7 +255,7 @@ def sample(
     correlated=True, # True: as frequent, and as correlated, as in CelebA; False: every factor on its own
 ): # People
     "Draw people"
-    n, seed = whole(n, 'n', 0, 10**8), whole(seed, 'seed', -2**63)
+    n, seed = check_int(n, 'n', 0, 10**8), check_int(seed, 'seed', -2**63)
     man, f = _uniform(n, seed, 'male')[:, 0] < .42, {}
     for name, fa in FACTORS.items():
         u, v = _uniform(n, seed, name).T
@@ -288,7 +288,7 @@ REGION_BOXES = dict(
     nose  = (0.,  .33,   .34,  .58,   4,     .25),
     face  = (0.,  .55,  1.20, 1.30,   4,    -.10))
 
-def within(
+def region_falloff(
     c, # Canvas
     region, # key of `REGION_BOXES`
     margin=.16, # width of the falling edge, as a share of the region
@@ -343,7 +343,7 @@ def picture(
         small = cut(c, box) if box else c
         paint(small)
         if box: c.maps[..., small.offset[0], small.offset[1]] = small.maps
-    return (lit(c)[..., :size, :size]*255 + .5).to(torch.uint8)
+    return (shade(c)[..., :size, :size]*255 + .5).to(torch.uint8)
 
 # %% ../nbs/11_faces.ipynb #4b0bca46
 def _portions(people, size):
@@ -379,7 +379,7 @@ def render(
     threads=None, # how many portions at once; None: one a core
 ): # uint8 (N,3,size,size), on the CPU
     "Draw people. A face's bytes depend on nothing but its factors and the size"
-    size, threads = whole(size, 'size', 16, 1024), whole(os.cpu_count() or 1 if threads is None else threads, 'threads', 1, 1024)
+    size, threads = check_int(size, 'size', 16, 1024), check_int(os.cpu_count() or 1 if threads is None else threads, 'threads', 1, 1024)
     if not len(_check_people(people)): return torch.zeros(0, 3, size, size, dtype=torch.uint8)
     portions = list(_portions(people, size))
     out = [None]*len(portions)
@@ -393,7 +393,7 @@ def srgb(*c): # red, green, blue as on the screen, 0 to 1
     "A colour in linear light (1,3,1,1)"
     return colours(*c).square()
 
-def rainbow(
+def hue_rgb(
     hue, # once round the colour circle from 0 to 1
     sat, # 0 grey, 1 full
     value, # 0 black, 1 bright
@@ -429,11 +429,11 @@ factor('lower',      'background', 'darker or brighter below the horizon', 0., 0
 def background(c):
     "A wall, perhaps a horizon and lights out of focus"
     f = c.f
-    wall, other = rainbow(f.wall_hue, f.wall_sat, f.wall_value), rainbow(f.wall_hue + f.wall_hue2, f.wall_sat, f.wall_value)
+    wall, other = hue_rgb(f.wall_hue, f.wall_sat, f.wall_value), hue_rgb(f.wall_hue + f.wall_hue2, f.wall_sat, f.wall_value)
     below = smooth(-.25, .25, c.Y - f.horizon)*f.lower
     colour = mix(wall, other, below.abs())*(1 + .4*f.wall_slope*c.Y + below)
     for k in range(4):
-        r = radius(c.X - getattr(f, f'glow_x{k}'), c.Y - getattr(f, f'glow_y{k}'), 1., 1.)
+        r = superellipse_radius(c.X - getattr(f, f'glow_x{k}'), c.Y - getattr(f, f'glow_y{k}'), 1., 1.)
         colour = colour + other*(f.glow*smooth(f.glow_size, f.glow_size*.6, r)*(.7 + .25*k))
     c.colour.copy_(colour*(1.05 - .05*(c.X.square() + c.Y.square())).clamp(min=.5))
     c.open.fill_(1.); c.sun.fill_(.75)
@@ -458,7 +458,7 @@ def cap(c):
     short = smooth(.7, .4, f.length)
     wide = f.skull + .03 + (.12 + .16*f.curl + .22*f.curl*short)*f.volume
     high = f.crown + .08 + (.18 + .06*f.curl)*f.volume
-    upper = radius(x, y.clamp(max=0)*(1 + .05*f.sweep*x), wide, high, .38)
+    upper = superellipse_radius(x, y.clamp(max=0)*(1 + .05*f.sweep*x), wide, high, .38)
     flare = (.06*f.volume + .24*f.curl)*smooth(0., 1.4, c.Y)*(1 - short)
     side = wide + flare - (.28 + .2*f.volume*f.curl)*short*smooth(-.3, .45, c.Y)
     angle = torch.atan2(x, -y + .4)
@@ -517,7 +517,7 @@ def hair_back(c):
     c.paint(hair_shown(c)*cover(torch.maximum(d, hair_end(c)) + .02*fine, c.px, .02), **look)
     y = c.Y + f.crown + .18
     fine, look = locks(c, c.hx - c.Y, c.hx + c.Y, c.hx/.4, y/.4, .8)
-    c.paint(hair_shown(c)*f.bun*cover(radius(c.hx, y, 1., 1.) - .40 + .02*fine, c.px, .02), **look)
+    c.paint(hair_shown(c)*f.bun*cover(superellipse_radius(c.hx, y, 1., 1.) - .40 + .02*fine, c.px, .02), **look)
 
 # %% ../nbs/11_faces.ipynb #63c44292
 factor('undertone', 'skin', 'pink to olive', -1., 1.)
@@ -534,7 +534,7 @@ def neck(c):
     f, (lx, ly, lz) = c.f, direction(c.f)
     x = c.X + .35*f.yaw
     half = .55 + .24*f.male + .9*(c.Y - 1.78).clamp(min=0).square()
-    shadow = cover(radius(x + .30*lx, c.Y - .42 + .12*ly, f.skull*.92, 1.62) - 1, .02, .25)
+    shadow = cover(superellipse_radius(x + .30*lx, c.Y - .42 + .12*ly, f.skull*.92, 1.62) - 1, .02, .25)
     n = x/half
     c.paint(cover(torch.maximum(x.abs() - half, .5 - c.Y), c.px), skin(f)*.97, .85*n, .12, .03, (1 - .5*shadow)*(1 - .35*n.square()), 1 - .8*shadow)
     c.ny.add_(.5*f.male*blob(x, c.Y - 2.0, .15, .17))
@@ -558,7 +558,7 @@ def clothes(c):
     neckline = 1.72 + (.16 + .40*f.neckline)*(1 - mix(u.square(), u, f.vee))
     d = torch.maximum(shoulder, neckline) - c.Y
     fold = torch.sin(9*x + 4*c.Y)*.10 + torch.sin(5*x - 7*c.Y)*.08
-    base = rainbow(f.cloth_hue, f.cloth_sat, f.cloth_value)
+    base = hue_rgb(f.cloth_hue, f.cloth_sat, f.cloth_value)
     c.shade(0., .35*cover(d - .06, c.px, .2))
     c.paint(cover(d, c.px), base, .35*x + fold, fold - .35, .015, .55 + .45*smooth(.0, .35, -d), .6 + .4*smooth(.3, .9, ax))
     flap = torch.maximum((c.Y - neckline - .02 - .25*smooth(.8, .2, ax)).abs() - .10, (ax - .42).abs() - .36)
@@ -572,7 +572,7 @@ def ears(c):
     x = (c.hx - .10*f.yaw).abs() - f.skull - .02
     y = c.Y - .20 - .12*x
     inner = blob(x, y + .06, .11, .22)
-    c.paint(cover((radius(x, y, .16, .35) - 1)*.16, c.px), skin(f)*colours(1., .88, .85), c.hx.sign()*(3.75*x + .1), .8*y, .04,
+    c.paint(cover((superellipse_radius(x, y, .16, .35) - 1)*.16, c.px), skin(f)*colours(1., .88, .85), c.hx.sign()*(3.75*x + .1), .8*y, .04,
             (1 - .55*inner)*(.85 - .25*smooth(-.05, -.14, x)), 1 - .4*inner)
 
 # %% ../nbs/11_faces.ipynb #61364289
@@ -644,7 +644,7 @@ factor('double_chin', 'face', 'a fold below the chin', 0., 0., (.7, 1.), .15, 'D
 @layer(-1.2, -.8, 1.2, 1.9)
 def wrinkles(c):
     "Lines on the forehead, from the nose downwards and beside the eyes; a fold of the chin"
-    f, ax, inside = c.f, c.x.abs(), within(c, 'face')
+    f, ax, inside = c.f, c.x.abs(), region_falloff(c, 'face')
     v = (c.y - .70)/.22
     line = sum(blob(c.x, c.y - h - .03*ax, .62, .035) for h in (-.72, -.60, -.49))
     line = line + .8*blob(ax - .44 - .12*v, v, .05, 1.2) + .6*blob(ax - .96, (c.y - .05).abs() - .05 - .3*(ax - .9), .16, .03)
@@ -665,14 +665,14 @@ def beard(c):
     f, ax, hair = c.f, c.x.abs(), .65*hair_colour(c.f)
     fine = strands(c, c.x*(1 - .2*c.y), c.y, (27., 47., 76.))
     cheek = 1.02 - .80*smooth(.42, 1.02, ax) - c.y
-    area = torch.maximum(cheek, .3*(1 - radius(ax, c.y - 1.08, .50, .24)))
-    lip = cover(radius(ax, c.y - .88, .46, .14) - 1, c.px, .5)
+    area = torch.maximum(cheek, .3*(1 - superellipse_radius(ax, c.y - 1.08, .50, .24)))
+    lip = cover(superellipse_radius(ax, c.y - .88, .46, .14) - 1, c.px, .5)
     shadow = f.stubble*torch.maximum(cover(area, c.px, .30), lip)*cover(c.edge, c.px)*(.58 + .08*fine)
     c.paint(.9*shadow, .30*skin(f) + .25*hair)
     c.gloss.mul_(1 - .5*shadow)
     full = torch.maximum(area + .03*fine, c.edge - .13*smooth(.3, 1.5, c.y) + .02*fine)
     side = torch.maximum((c.edge + .08).abs() - .11 + .05*smooth(.2, .7, c.y), (c.y - .22).abs() - .48)
-    a = torch.maximum((1.4*f.beard).clamp(max=1)*cover(full, c.px, .07), f.sideburns*cover(side + .02*fine, c.px, .06))*within(c, 'face', .06)
+    a = torch.maximum((1.4*f.beard).clamp(max=1)*cover(full, c.px, .07), f.sideburns*cover(side + .02*fine, c.px, .06))*region_falloff(c, 'face', .06)
     c.paint((a*(.97 + .08*fine)).clamp(max=1), (hair + .04*skin(f))*(.9 + .3*fine), open=.72 + .22*fine, gloss=.03)
     c.nx.add_(.18*a*fine)
     c.ny.add_(a*(.10*fine + .12))
@@ -687,7 +687,7 @@ factor('nostrils',    'nose', 'how open', .4, 1.)
 @layer(-.5, -.3, .5, .95)
 def nose(c):
     "Bridge, tip, wings, nostrils, and the shadow beside"
-    f, (lx, ly, lz), keep = c.f, direction(c.f), within(c, 'nose')
+    f, (lx, ly, lz), keep = c.f, direction(c.f), region_falloff(c, 'nose')
     x = c.x - .30*f.yaw*smooth(-.2, .6, c.y)
     ax, sg, y = x.abs(), x.sign(), c.y - f.nose_length - .05*f.pointy*blob(x, 0*x, .2, 1.)
     w = .20*f.nose*(1 - .24*f.pointy)
@@ -723,8 +723,8 @@ def lids(c):
 @layer(-1., -.34, 1., .36)
 def eye_skin(c):
     "The skin round the eye: shadow, crease, lid, bags"
-    f, near, (e, q, y, up, low, w) = c.f, within(c, 'eyes'), lids(c)
-    paint = mix(.35*skin(f), rainbow(f.makeup_hue, .6, .50), .6)
+    f, near, (e, q, y, up, low, w) = c.f, region_falloff(c, 'eyes'), lids(c)
+    paint = mix(.35*skin(f), hue_rgb(f.makeup_hue, .6, .50), .6)
     c.colour.lerp_(paint, .75*f.makeup*near*blob(e - .03, y + .13, .36, .16))
     crease = near*blob(.8*q, y - up + .050 + .02*f.lid, 1., .030)
     c.shade(.55*f.lid*crease, .3*crease)
@@ -748,14 +748,14 @@ def eyes(c):
     slope = (1 + (.25*f.eye*q/w).square()).rsqrt()
     gap = cover(torch.maximum(up - y, y - low)*slope, c.px)*(e.abs() < 1.2*w) # coarse pixels cover a line without height, too
     gx, gy = e - f.gaze_x*sg, y - f.gaze_y + .046*f.eye
-    r = radius(gx, gy, 1., 1.)
+    r = superellipse_radius(gx, gy, 1., 1.)
     white = srgb(.83, .80, .775)*(1 - .05*f.tone)*(1 - colours(.02, .14, .13)*(q.abs() + 2.2*blob(q + .95, 0*q, .3, 1.)))
     iris = palette(IRISES, f.iris)*(.70 + 1.3*blob(gx + .03*sg*lx, gy - .04, .085, .07))*(1 - .72*smooth(.072, .108, r))
     ball = mix(white, iris, cover(r - .105, c.px, .01))
     ball = mix(ball, srgb(.04, .035, .035), cover(r - .050, c.px, .008))
     dark = (1 - .50*smooth(.075, .0, y - up))*(1 - .35*q.square())
     c.paint(gap, ball, .35*sg*e/w, 1.2*y - .05, 0., .95*dark, dark)
-    spark = cover(radius(gx - .034*sg*lx.clamp(-.8, .8), gy + .034, 1., 1.) - .020, c.px, .02)
+    spark = cover(superellipse_radius(gx - .034*sg*lx.clamp(-.8, .8), gy + .034, 1., 1.) - .020, c.px, .02)
     c.colour.lerp_(torch.tensor(1.3), .80*spark*gap)
 
 # %% ../nbs/11_faces.ipynb #e0dcfc0a
@@ -790,7 +790,7 @@ def brows(c):
     fine = strands(c, .8*c.x + sg*c.y, c.y, (24., 43., 70.))
     d = torch.maximum((c.y - centre).abs() - thick - .008*fine, e.abs() - .345)
     tint = mix(.30*hair_colour(f), .12*skin(f), .45 + .25*f.brow_dark)
-    a = cover(d, c.px, .05)*(.5 + .42*f.brow_dark)*within(c, 'brows')
+    a = cover(d, c.px, .05)*(.5 + .42*f.brow_dark)*region_falloff(c, 'brows')
     c.paint(a*(1 + .12*fine).clamp(max=1.08), tint, gloss=.01)
 
 # %% ../nbs/11_faces.ipynb #86b36e7a
@@ -822,7 +822,7 @@ def lip_curves(c):
 @layer(-.75, .6, .75, 1.68)
 def mouth_skin(c):
     "Round the lips: smile folds, corners, the dip below the nose, the shade under the lower lip"
-    f, ax, sg, keep = c.f, c.x.abs(), c.x.sign(), within(c, 'mouth')
+    f, ax, sg, keep = c.f, c.x.abs(), c.x.sign(), region_falloff(c, 'mouth')
     m, t, centre, up, low, top, bottom = lip_curves(c)
     grin, v = f.smile.clamp(min=0), (c.y - .94)/.26
     fold = blob(ax - .475 - .10*v + .03*v.square(), v, .085, 1.1)*keep
@@ -845,7 +845,7 @@ def lip_colour(f):
     s = skin(f)
     bright = s.amax(1, keepdim=True)
     natural = .6*s*mix(srgb(.92, .78, .80), srgb(.86, .64, .68), f.lip_tone) + bright*srgb(.50, .29, .31)
-    return mix(natural, rainbow(f.lipstick_hue, .86, .80)*(.45 + .55*bright), .85*f.lipstick)
+    return mix(natural, hue_rgb(f.lipstick_hue, .86, .80)*(.45 + .55*bright), .85*f.lipstick)
 
 @layer(-.6, .75, .6, 1.5)
 def lips(c):
@@ -894,12 +894,12 @@ def mustache(c):
     u = ax/half
     line = .5*(top + .80) + .01 + .16*f.mustache_droop.clamp(min=0)*u.square()*u
     above = torch.maximum((c.y - line).abs() - .095*(1.1 - .7*u.square()), ax - half)
-    tuft = .2*(radius(ax, c.y - 1.44, .27, .20) - 1)
-    ring = torch.maximum(.42*(radius(ax, c.y - 1.12, .54, .42) - 1).abs() - .075, .78 - c.y)
+    tuft = .2*(superellipse_radius(ax, c.y - 1.44, .27, .20) - 1)
+    ring = torch.maximum(.42*(superellipse_radius(ax, c.y - 1.12, .54, .42) - 1).abs() - .075, .78 - c.y)
     chin = torch.where(f.goatee_shape > .5, torch.minimum(tuft, ring), tuft)
     lip = cover(torch.maximum(top - c.y + .02, c.y - bottom), c.px)*cover(ax - m, c.px)
     a = torch.maximum((1.3*f.mustache).clamp(max=1)*cover(above + .02*fine, c.px, .04),
-                      (1.3*f.goatee).clamp(max=1)*cover(chin + .02*fine, c.px, .06)*(1 - lip))*within(c, 'mouth', .08)
+                      (1.3*f.goatee).clamp(max=1)*cover(chin + .02*fine, c.px, .06)*(1 - lip))*region_falloff(c, 'mouth', .08)
     c.paint(a*(.9 + .1*fine), hair_colour(f)*(.60 + .25*fine), open=.72 + .2*fine, gloss=.03)
     c.nx.add_(.2*a*fine)
     c.ny.add_(.15*a*fine)
@@ -915,7 +915,7 @@ factor('tuck',       'hair', 'long hair over the cheeks, or behind the ears', 0.
 def hairline(c):
     "Signed distance of the front hair, negative where it lies"
     f, x, y, ax = c.f, c.hx, c.Y, c.hx.abs()
-    opening = 1 - radius(x, y - .40, 1.0 + .05*f.recede, f.hairline + .42, .45) + .36*f.recede*blob(ax - .56, y + .98, .44, .55)
+    opening = 1 - superellipse_radius(x, y - .40, 1.0 + .05*f.recede, f.hairline + .42, .45) + .36*f.recede*blob(ax - .56, y + .98, .44, .55)
     p = torch.where(f.sweep > 0, x - f.parting, f.parting - x)
     swept = -f.hairline - .16 + .62*f.sweep.abs()*smooth(-.2, 1.5, p) - .10*smooth(.0, -.9, p)
     ragged = .03*torch.sin(9*x + f.strand) + .03*torch.sin(19*x + f.strand) + .02*torch.sin(41*x - f.strand)
@@ -952,9 +952,9 @@ factor('tint',        'glasses', 'clear or dark lenses', 0., .08, (.62, .8), .2)
 @layer(-1.05, -.4, 1.05, .4)
 def glasses(c):
     "Shadow, lenses, a reflection, the frame"
-    f, ax, keep = c.f, c.x.abs(), within(c, 'eyes', .06)*c.f.glasses
+    f, ax, keep = c.f, c.x.abs(), region_falloff(c, 'eyes', .06)*c.f.glasses
     e, y = (ax - .515)/f.lens, (c.y - .02)/(f.lens*f.lens_tall)
-    d = (radius(e, y, 1., 1., .25 + .75*f.lens_square) - 1)*f.lens*.88
+    d = (superellipse_radius(e, y, 1., 1., .25 + .75*f.lens_square) - 1)*f.lens*.88
     bridge = torch.maximum((c.y + .045 + .05*(1 - (c.x/.16).square())).abs() - .8*f.rim_thick, ax - .515 + .93*f.lens)
     arm = torch.maximum((c.y + .08).abs() - .8*f.rim_thick, .515 + .97*f.lens - ax)
     frame = torch.minimum(torch.minimum(d.abs() - f.rim_thick, bridge), arm)
@@ -964,7 +964,7 @@ def glasses(c):
     c.paint(lens*(f.tint + .04), srgb(.10, .10, .13))
     window = smooth(.20, .0, (.8*e + y + .35).abs() - .10)*lens
     c.colour.lerp_(torch.tensor(.9), window*(.05 + .10*f.tint))
-    c.paint(cover(frame, .8*c.px)*keep, rainbow(.2*f.rim_hue, .5, f.rim_value), 0., -.3, .25, 1., 1.)
+    c.paint(cover(frame, .8*c.px)*keep, hue_rgb(.2*f.rim_hue, .5, f.rim_value), 0., -.3, .25, 1., 1.)
 
 # %% ../nbs/11_faces.ipynb #edd08cdc
 factor('earrings', 'jewels', 'at both ears', 0., 0., (1., 1.), .2, 'Wearing_Earrings')
@@ -978,7 +978,7 @@ def jewels(c):
     f = c.f
     metal = mix(srgb(.82, .82, .86), srgb(.92, .74, .34), f.metal)
     x, y = (c.hx - .10*f.yaw).abs() - f.skull - .03, c.Y - .66
-    d = torch.where(f.hoops > .5, (radius(x, y - .12, 1., 1.) - .15).abs() - .028, radius(x, y, 1., 1.) - .085)
+    d = torch.where(f.hoops > .5, (superellipse_radius(x, y - .12, 1., 1.) - .15).abs() - .028, superellipse_radius(x, y, 1., 1.) - .085)
     c.paint(cover(d, c.px)*f.earrings, metal, 4*x, 4*y, .5, 1., 1.)
     n = c.X + .3*f.yaw
     chain = torch.maximum((c.Y - 2.02 + .42*n.square()).abs() - .028, n.abs() - .78)
@@ -997,9 +997,9 @@ def hat_shapes(c):
     cap, beanie, brim = ((f.hat_kind.floor() == k).float() for k in range(3))
     wide, high = f.skull + .11 - .04*brim, f.crown + .20 - .06*cap + .03*beanie
     low = -.66 - .16*brim + (.06*beanie + .16*brim)*(1 - x.square()/1.4) + .04*cap*(1 - x.square())
-    dome = (radius(x, (y + .45).clamp(max=0), wide, high - .45, .3) - 1)*wide
-    disc = (radius(x, y + .72, 1.78, .19) - 1)*.2 + 9*(1 - brim)
-    peak = torch.maximum((radius(x - .2*f.yaw, y + .58, 1., .30) - 1)*.3, .10*x.square() - .72 - y) + 9*(1 - cap)
+    dome = (superellipse_radius(x, (y + .45).clamp(max=0), wide, high - .45, .3) - 1)*wide
+    disc = (superellipse_radius(x, y + .72, 1.78, .19) - 1)*.2 + 9*(1 - brim)
+    peak = torch.maximum((superellipse_radius(x - .2*f.yaw, y + .58, 1., .30) - 1)*.3, .10*x.square() - .72 - y) + 9*(1 - cap)
     return cap, beanie, brim, low, torch.maximum(dome, y - low), disc, peak, x/wide, y/high
 
 @layer(-2.2, -1.9, 2.2, -.2)
@@ -1009,7 +1009,7 @@ def hat(c):
     nearest_ = torch.minimum(torch.minimum(dome, disc), peak)
     shadow = cover(nearest_ - .06 + .12*direction(f)[1], c.px, .2)*f.hat*cover(c.edge - .05, c.px, .1)
     c.shade(.2*shadow, .45*shadow)
-    colour, up = rainbow(f.hat_hue, f.hat_sat, f.hat_value), low - y
+    colour, up = hue_rgb(f.hat_hue, f.hat_sat, f.hat_value), low - y
     rib = torch.sin(24*x/(1.2 - .3*x.square()).clamp(min=.5))*torch.exp(-(8.4*c.px).square())*beanie
     fold = cover((up - .17).abs() - .17, c.px, .02)*beanie
     seam = (blob(x - .03, 0*x, .03, 1.) + blob(x.abs() - .62 - .25*y, 0*x, .03, 1.))*cap
@@ -1056,22 +1056,22 @@ def transfer(
     exemplar, # People, as many: whose features they are given
     region, # 'mouth', 'eyes', 'brows', 'nose', 'face', or a union such as 'mouth+nose'
     attributes=None, # None: all that is the exemplar's; names, a list or 'Smiling,Mustache': these, and others as follows
-    others='absent', # attributes that are not listed: 'absent', or 'source' to keep the source's
+    others='absent', # attributes that are not selected: 'absent', or 'source' to keep the source's
 ): # People
     "The right answer of an edit: the source with the exemplar's `region`"
     if len(_check_people(source)) != len(_check_people(exemplar)): raise WrongInput(f'{len(source)} sources and {len(exemplar)} exemplars: give as many of each')
-    nearest(others, ('absent', 'source'), "value of 'others'")
+    check_choice(others, ('absent', 'source'), "value of 'others'")
     moved = region_factors(region)
     known = [a for a in CELEBA if a in {fa.attribute for fa in moved.values()}]
-    listed = known if attributes is None else check_attributes(attributes, known)
+    selected = known if attributes is None else check_attributes(attributes, known)
     f = dict(source.factors)
     for k, fa in moved.items():
-        if not fa.attribute or fa.attribute in listed: f[k] = exemplar.factors[k]
+        if not fa.attribute or fa.attribute in selected: f[k] = exemplar.factors[k]
         elif others == 'absent': f[k] = torch.full_like(f[k], fa.plain)
     return People(f)
 
 # %% ../nbs/11_faces.ipynb #2a3dc23d
-def changed(
+def change_extent(
     region, # key of `REGION_BOXES`
     n=300, # pairs
     seed=0, # of the people
@@ -1089,7 +1089,7 @@ def changed(
     return out.max().item(), [t.item() for t in (x.min(), y.min(), x.max(), y.max())]
 
 # %% ../nbs/11_faces.ipynb #fa4c14b3
-def draw(
+def sample_labelled(
     n, # how many faces
     seed=0, # as for `sample`
     size=64, # pixels

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TOOLS', 'STEPS', 'MEGABYTES', 'PICTURES', 'LARGEST', 'SUFFIXES', 'DRAWN_ONLY', 'HALF_DRAWN', 'Face', 'drawn',
-           'drawn_faces', 'landmarks', 'places', 'Wish', 'mask_text', 'text_mask', 'region_of', 'filled', 'arguments',
-           'pointed', 'edited', 'answered', 'exemplar_of', 'true_edit', 'heat', 'Verbatim', 'line', 'png', 'notes',
-           'History', 'tile', 'look_inside', 'Paintable', 'Rectangle', 'data_url', 'tint', 'Pieces', 'cut_out',
-           'guessed', 'uploaded', 'served', 'folder_faces', 'Pinned', 'figure', 'before_after', 'small', 'Thumb',
-           'sentence', 'guarded', 'Studio', 'no_rows']
+           'drawn_faces', 'square_landmarks', 'landmarks_for', 'EditSettings', 'encode_mask', 'decode_mask',
+           'region_of', 'edit_mask', 'edit_kwargs', 'landmark_kwargs', 'run_edit', 'active_attributes', 'exemplar_of',
+           'true_edit', 'diff_heatmap', 'RawCode', 'to_python', 'png', 'metadata', 'History', 'code_tile', 'code_maps',
+           'Paintable', 'Rectangle', 'data_url', 'mask_overlay', 'ChunkedUpload', 'face_from_photo', 'default_points',
+           'uploaded', 'under_voila', 'folder_faces', 'LandmarkTraits', 'figure', 'before_after', 'thumbnail', 'Thumb',
+           'user_message', 'report_errors', 'Studio', 'no_rows']
 
 # %% ../nbs/71_studio.ipynb #2f64778c
 import base64
@@ -33,12 +34,12 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .attributes import REGION_ATTRIBUTES, REGIONS
-from .core import WrongInput, to_pil, to_unit
-from .files import _no_memory, asset, written
-from .editing import Chooser, Editor, align, chosen, cover, encode, fractions, label_tensors, mark, photographed, warp
+from .core import WrongInput, to_pil, normalize
+from .files import _no_memory, asset, atomic_write
+from .editing import AutoEditor, Editor, align, check_selection, downsample_mask, encode_image, template_fractions, label_tensors, provenance, is_photo, warp
 from .faces import region_factors, render, sample, transfer
-from .labels import blocks
-from .masks import labels_that_count, region_mask
+from .labels import split_code
+from .masks import active_labels, region_mask
 
 # %% ../nbs/71_studio.ipynb #869f6676
 @dataclass(frozen=True, eq=False)
@@ -70,22 +71,22 @@ def drawn_faces(
     return [Face(f'drawn {seed}-{i}', to_pil(x), f'drawn({seed}, {i}{size_is})', people[i]) for i, x in enumerate(render(people, size))]
 
 # %% ../nbs/71_studio.ipynb #e6f627d2
-def landmarks(
-    side:int, # pixels of a face's square
+def square_landmarks(
+    size_px:int, # pixels of a face's square
 )->list: # five points (x, y)
     "Where the landmarks of a `Face` lie in its picture"
-    return [(round(p.real*side, 2), round(p.imag*side, 2)) for p in fractions('faces')]
+    return [(round(p.real*size_px, 2), round(p.imag*size_px, 2)) for p in template_fractions('faces')]
 
-def places(
+def landmarks_for(
     face, # Face
     editor, # Editor
 ): # its landmarks; None: where the weights expect them
     "What an editor has to be told of a face"
-    return None if editor.template=='faces' else landmarks(face.image.width)
+    return None if editor.template=='faces' else square_landmarks(face.image.width)
 
 # %% ../nbs/71_studio.ipynb #dbb2e0a3
 @dataclass(frozen=True)
-class Wish:
+class EditSettings:
     "One edit, as it is wished for"
     source:str # name of the Face to be edited
     exemplar:str # name of the Face to be followed
@@ -98,21 +99,21 @@ class Wish:
     strength:float = 1. # 0: the source's own code, 1: the exemplar's
     soft:int = 0 # pixels: width of the soft edge
 
-def mask_text(
+def encode_mask(
     mask, # (S, S) bool
 )->str: # '' if nothing is painted
     "A mask as text: one bit a pixel, row by row, in base64"
     return base64.b64encode(np.packbits(mask).tobytes()).decode() if mask.any() else ''
 
-def text_mask(
+def decode_mask(
     text:str, # from `mask_text`
-    side:int, # pixels of the square
+    size_px:int, # pixels of the square
 )->np.ndarray: # (S, S) bool
     "The mask that a text stands for"
     try: bits = np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8))
     except ValueError: bits = np.zeros(0)
-    if text and len(bits)!=-(-side**2//8)*8: raise WrongInput('The painted mask does not fit the picture: clear it and paint again.')
-    return bits[:side**2].reshape(side, side).astype(bool) if text else np.zeros((side, side), bool)
+    if text and len(bits)!=-(-size_px**2//8)*8: raise WrongInput('The painted mask does not fit the picture: clear it and paint again.')
+    return bits[:size_px**2].reshape(size_px, size_px).astype(bool) if text else np.zeros((size_px, size_px), bool)
 
 # %% ../nbs/71_studio.ipynb #85a78dd3
 def region_of(
@@ -121,71 +122,71 @@ def region_of(
     "The parts that are pressed, as `Editor.edit` wants them"
     return '+'.join(r for r in REGIONS if r in wish.regions)
 
-def filled(
+def edit_mask(
     wish, # Wish
-    side, # pixels of the source
+    size_px, # pixels of the source
 )->np.ndarray: # (S, S) bool
     "The pixels that may change"
-    mask, region = text_mask(wish.painted, side), region_of(wish)
-    return mask | (region_mask(region, None, side)[0, 0] > 0).numpy() if region else mask
+    mask, region = decode_mask(wish.painted, size_px), region_of(wish)
+    return mask | (region_mask(region, None, size_px)[0, 0] > 0).numpy() if region else mask
 
 # %% ../nbs/71_studio.ipynb #40a21a5a
-def arguments(
+def edit_kwargs(
     wish, # Wish
     attributes, # that the model can filter by; () for EBGAN
-    see, # what stands for a face: a function of its name
+    lookup, # what stands for a face: a function of its name
     painted=None, # what stands for the mask, if anything is painted
 )->dict: # arguments of `Editor.edit`
     "What a wish asks of the editor; only what differs from its defaults"
     region, own = region_of(wish), {r: n for r, n in wish.parts if r in wish.regions and n!=wish.exemplar}
     if not (region or wish.painted): raise WrongInput('Nothing is chosen: press a part of the face, or paint over the source.')
     if own and wish.painted: raise WrongInput('What is painted has one exemplar: clear it, or give all parts the same exemplar.')
-    asked = dict(exemplar={r: see(own.get(r, wish.exemplar)) for r in region.split('+')} if own else see(wish.exemplar))
+    asked = dict(exemplar={r: lookup(own.get(r, wish.exemplar)) for r in region.split('+')} if own else lookup(wish.exemplar))
     if wish.painted: asked['mask'] = painted
     elif not own: asked['region'] = region
     if attributes and wish.left_out:
         asked['attributes'] = [a for a in attributes if a not in wish.left_out]
         if wish.others!='absent': asked['others'] = wish.others
     if attributes and wish.labels: asked['labels'] = dict(wish.labels)
-    return asked | {k: v for k, v in (('strength', wish.strength), ('soft', wish.soft)) if v!=getattr(Wish, k)}
+    return asked | {k: v for k, v in (('strength', wish.strength), ('soft', wish.soft)) if v!=getattr(EditSettings, k)}
 
-def pointed(
+def landmark_kwargs(
     wish, # Wish
     editor, # Editor
-    see, # what stands for the landmarks of a face: a function of its name
+    lookup, # what stands for the landmarks of a face: a function of its name
 )->dict: # arguments of `Editor.edit`
     "Where the landmarks are, if these weights expect them elsewhere"
     if editor.template=='faces': return {}
     own = {r: n for r, n in wish.parts if r in wish.regions and n!=wish.exemplar}
-    exemplar = {r: see(own.get(r, wish.exemplar)) for r in region_of(wish).split('+')} if own else see(wish.exemplar)
-    return dict(source_points=see(wish.source), exemplar_points=exemplar)
+    exemplar = {r: lookup(own.get(r, wish.exemplar)) for r in region_of(wish).split('+')} if own else lookup(wish.exemplar)
+    return dict(source_points=lookup(wish.source), exemplar_points=exemplar)
 
-def edited(
+def run_edit(
     wish, # Wish
     faces, # {name: Face}
     editor, # Editor
 ): # PIL, RGB
     "The picture that is wished for"
     image = faces[wish.source].image
-    mask = filled(wish, image.width) if wish.painted else None
-    asked = arguments(wish, editor.attributes, lambda n: faces[n].image, mask)
-    return editor.edit(image, **asked, **pointed(wish, editor, lambda n: places(faces[n], editor)))
+    mask = edit_mask(wish, image.width) if wish.painted else None
+    asked = edit_kwargs(wish, editor.attributes, lambda n: faces[n].image, mask)
+    return editor.edit(image, **asked, **landmark_kwargs(wish, editor, lambda n: landmarks_for(faces[n], editor)))
 
 # %% ../nbs/71_studio.ipynb #2119bea3
 @functools.lru_cache(64)
-def _answered(regions, painted, side, size, template, attributes):
-    M = torch.from_numpy(filled(Wish('', '', regions, painted), side))
+def _answered(regions, painted, size_px, size, template, attributes):
+    M = torch.from_numpy(edit_mask(EditSettings('', '', regions, painted), size_px))
     if not M.any(): return ()
-    M = cover(M, (0, 0, side, side), align((side, side), None if template=='faces' else landmarks(side), template, size)[1], size)
-    return tuple(a for a, counts in zip(attributes, labels_that_count(M, None, attributes, template)[0]) if counts)
+    M = downsample_mask(M, (0, 0, size_px, size_px), align((size_px, size_px), None if template=='faces' else square_landmarks(size_px), template, size)[1], size)
+    return tuple(a for a, counts in zip(attributes, active_labels(M, None, attributes, template)[0]) if counts)
 
-def answered(
+def active_attributes(
     wish, # Wish
-    side, # pixels of the source
+    size_px, # pixels of the source
     editor, # Editor
 )->tuple: # names
     "The attributes that an edit can change"
-    return _answered(wish.regions, wish.painted, side, editor.size, editor.template, editor.attributes) if editor.attributes else ()
+    return _answered(wish.regions, wish.painted, size_px, editor.size, editor.template, editor.attributes) if editor.attributes else ()
 
 def exemplar_of(
     wish, # Wish
@@ -208,11 +209,11 @@ def true_edit(
     if not own: pairs = [(region_of(wish), pairs[0][1])]
     for region, exemplar in pairs:
         known = {f.attribute for f in region_factors(region).values()} - {None}
-        listed = [a for a in known if a not in wish.left_out] if wish.left_out else None
-        person = transfer(person, exemplar, region, listed, wish.others)
+        selected = [a for a in known if a not in wish.left_out] if wish.left_out else None
+        person = transfer(person, exemplar, region, selected, wish.others)
     return to_pil(render(person, faces[wish.source].image.width))
 
-def heat(
+def diff_heatmap(
     before, # PIL, RGB
     after, # likewise, of the same size
 ): # PIL, RGB
@@ -223,13 +224,13 @@ def heat(
     return Image.fromarray(np.uint8(grey + (colour - grey)*np.clip(4*d, 0, 1)[..., None]))
 
 # %% ../nbs/71_studio.ipynb #4f9209f2
-class Verbatim(str):
+class RawCode(str):
     "Code inside of code: its repr is the text itself"
     __repr__ = str.__str__
 
 TOOLS = {'Editor': 'editing', 'open_picture': 'editing', 'Portrait': 'photographs', 'open_upload': 'photographs', 'drawn': 'studio', 'landmarks': 'studio'}
 
-def line(
+def to_python(
     wish, # Wish
     faces, # {name: Face}
     editor, # Editor
@@ -237,8 +238,8 @@ def line(
     mask:str='mask.png', # the file that holds what is painted
 )->str:
     "One line of Python that makes the same edit, as `y`"
-    asked = arguments(wish, editor.attributes, lambda n: Verbatim(faces[n].code), Verbatim(f'open_picture({mask!r})'))
-    asked |= pointed(wish, editor, lambda n: Verbatim(f'landmarks({faces[n].image.width})'))
+    asked = edit_kwargs(wish, editor.attributes, lambda n: RawCode(faces[n].code), RawCode(f'open_picture({mask!r})'))
+    asked |= landmark_kwargs(wish, editor, lambda n: RawCode(f'landmarks({faces[n].image.width})'))
     call = ', '.join([faces[wish.source].code, repr(asked.pop('exemplar')), *(f'{k}={v!r}' for k, v in asked.items())])
     code = f'y = {f"Editor.load({weights!r})" if weights else "editor"}.edit({call})'
     homes = {home: [t for t in TOOLS if TOOLS[t]==home and f'{t}(' in code.replace('.load', '')] for home in dict.fromkeys(TOOLS.values())}
@@ -250,16 +251,16 @@ def png(
     texts=None, # text chunks: {name: text}
 )->bytes:
     "A PNG, packed quickly, with notes and no other metadata"
-    encode(image, out := io.BytesIO(), '.png', texts or {}, compress_level=1)
+    encode_image(image, out := io.BytesIO(), '.png', texts or {}, compress_level=1)
     return out.getvalue()
 
-def notes(
+def metadata(
     wish, # Wish
     weights:str, # their name
 )->dict: # of text
     "What a saved edit says of itself"
-    wished = {k: v for k, v in asdict(wish).items() if v!=getattr(Wish, k, None)}
-    return mark(None if wish.painted else region_of(wish), weights, Settings=json.dumps(wished))
+    wished = {k: v for k, v in asdict(wish).items() if v!=getattr(EditSettings, k, None)}
+    return provenance(None if wish.painted else region_of(wish), weights, Settings=json.dumps(wished))
 
 # %% ../nbs/71_studio.ipynb #6c7bf538
 STEPS = 50 # of a history, at most
@@ -291,7 +292,7 @@ class History:
         self.at, self.kind = min(max(0, i), len(self.wishes) - 1), None
 
 # %% ../nbs/71_studio.ipynb #5986363f
-def tile(
+def code_tile(
     x, # (k, h, w) tensor
     scale, # the value that is full colour
 ): # PIL, RGB
@@ -300,7 +301,7 @@ def tile(
     ends = torch.tensor([[28., 98., 190.], [226., 104., 20.]])
     return Image.fromarray((250 + v.abs()*(ends[(v[..., 0] > 0).long()] - 250)).byte().numpy())
 
-def look_inside(
+def code_maps(
     wish, # Wish
     faces, # {name: Face}
     editor, # Editor
@@ -308,16 +309,16 @@ def look_inside(
     "The exemplar's code as E reads it, and what the decoder is told"
     S, image = editor.size, faces[wish.source].image
     side, square = image.width, (0, 0, editor.size, editor.size)
-    T_A, T_B = (align(faces[n].image.size, places(faces[n], editor), editor.template, S)[1] for n in (wish.source, wish.exemplar))
-    M = cover(torch.from_numpy(filled(wish, side)), (0, 0, side, side), T_A, S)
-    A, B = to_unit(warp(image, T_A, square)), to_unit(warp(faces[wish.exemplar].image, T_B, square))
-    asked = arguments(wish, editor.attributes, str)
-    labels = label_tensors(editor, B, M, chosen(editor, asked.get('attributes'), asked.get('labels'), wish.others if editor.attributes else 'absent'))
+    T_A, T_B = (align(faces[n].image.size, landmarks_for(faces[n], editor), editor.template, S)[1] for n in (wish.source, wish.exemplar))
+    M = downsample_mask(torch.from_numpy(edit_mask(wish, side)), (0, 0, side, side), T_A, S)
+    A, B = normalize(warp(image, T_A, square)), normalize(warp(faces[wish.exemplar].image, T_B, square))
+    asked = edit_kwargs(wish, editor.attributes, str)
+    labels = label_tensors(editor, B, M, check_selection(editor, asked.get('attributes'), asked.get('labels'), wish.others if editor.attributes else 'absent'))
     with torch.inference_mode():
-        before, after = editor.model.encoded(A, B, M)[1], editor.model.codes(A, B, M, wish.strength, **labels)[1]
-    names, free = editor.attributes or ('code',), getattr(editor.model.config, 'free', 0)
-    scale, pairs = before.abs().quantile(.98).item(), zip(blocks(before, len(names), free)[0], blocks(after, len(names), free)[0])
-    return [(n, tile(x, scale), tile(y, scale)) for n, (x, y) in zip(names, pairs)]
+        before, after = editor.model.encode_pair(A, B, M)[1], editor.model.codes(A, B, M, wish.strength, **labels)[1]
+    names, free = editor.attributes or ('code',), getattr(editor.model.config, 'n_free_channels', 0)
+    scale, pairs = before.abs().quantile(.98).item(), zip(split_code(before, len(names), free)[0], split_code(after, len(names), free)[0])
+    return [(n, code_tile(x, scale), code_tile(y, scale)) for n, (x, y) in zip(names, pairs)]
 
 # %% ../nbs/71_studio.ipynb #1109f230
 try: import anywidget
@@ -352,13 +353,13 @@ class Rectangle(W.VBox, Paintable):
     def _moved(self, change):
         mask, (l, r), (t, b) = np.zeros((self.side, self.side), bool), self.columns.value, self.rows.value
         if self.on.value: mask[t:b, l:r] = True
-        self.painted = mask_text(mask)
+        self.painted = encode_mask(mask)
 
     def _fresh(self, change):
         if change['name']=='side':
             for w in (self.columns, self.rows): w.max, w.value = self.side, (self.side//3, self.side*2//3)
         if change['name']=='painted' and not self.painted: self.on.value = False
-        over = tint(text_mask(self.region, self.side), text_mask(self.painted, self.side))
+        over = mask_overlay(decode_mask(self.region, self.side), decode_mask(self.painted, self.side))
         self.picture.value = f'<div class=eb-stack><img src="{self.image}" alt="{html.escape(self.alt)}"><img src="{over}" alt=""></div>'
 
 def data_url(
@@ -367,7 +368,7 @@ def data_url(
     "A picture as text, for a page"
     return 'data:image/png;base64,' + base64.b64encode(image if isinstance(image, bytes) else png(image)).decode()
 
-def tint(
+def mask_overlay(
     region, # (S, S) bool
     painted, # likewise
 )->str: # data URL
@@ -379,7 +380,7 @@ def tint(
 # %% ../nbs/71_studio.ipynb #a0667582
 MEGABYTES, PICTURES = 20, 12 # at most: of an uploaded file; of them in one studio
 
-class Pieces:
+class ChunkedUpload:
     "A file that arrives piece by piece"
     def __init__(self,
         take, # what becomes of it: a function of name, bytes, and how many are still to come
@@ -395,7 +396,7 @@ class Pieces:
         self.take(message['name'], data, message.get('more', 0))
 
 if anywidget:
-    class Sender(anywidget.AnyWidget):
+    class UploadButton(anywidget.AnyWidget):
         "A button that sends files in pieces"
         _esm = asset('studio-upload.js')
         megabytes = T.Int(MEGABYTES).tag(sync=True)
@@ -403,24 +404,24 @@ if anywidget:
 # %% ../nbs/71_studio.ipynb #66e8824a
 LARGEST = 512 # pixels: the side of a square that the page works on
 
-def cut_out(
+def face_from_photo(
     name:str, # of the file
     image, # PIL, RGB: the photograph
     points, # landmarks in its pixels, five or three
     code:str, # the Python expression that makes `image`
     editor, # Editor
 )->Face:
-    "The face of a photograph, at a size that keeps its detail"
-    from ebgan_nb.photographs import Portrait
-    portrait = Portrait(image, points)
+    "The face of a photograph, at a size that floors its detail"
+    from ebgan_nb.photographs import AlignedFace
+    portrait = AlignedFace(image, points)
     side = int(min(LARGEST, max(128, editor.size/abs(portrait.carried(editor.size)[0]))))
     return Face(name, portrait.aligned(side), f'Portrait({code}, {points}).aligned({side})', portrait=portrait, whole=code)
 
-def guessed(
+def default_points(
     size, # pixels of a picture: width, height
 )->list: # of three points (x, y): both eyes and the middle of the mouth
     "Where a face would be that fills the middle of a picture"
-    (w, h), side, p = size, min(size), fractions('faces')
+    (w, h), side, p = size, min(size), template_fractions('faces')
     return [[round((w - side)/2 + q.real*side), round((h - side)/2 + q.imag*side)] for q in (p[0], p[1], (p[3] + p[4])/2)]
 
 # %% ../nbs/71_studio.ipynb #66e8824d
@@ -441,48 +442,48 @@ def uploaded(
         found = []
     if small_square and found and _in_place(found[0], image.width): return _usable(Face(name, image, code)), ''
     if not found and not by_hand: raise WrongInput(f'{name}: no face is found in it. Choose a picture of one face, seen from the front and well lit.')
-    face = _usable(cut_out(name, image, found[0].points.round(1).tolist() if found else guessed(image.size), code, editor))
+    face = _usable(face_from_photo(name, image, found[0].points.round(1).tolist() if found else default_points(image.size), code, editor))
     if not found: return face, f'{name}: no face is found in it. Drag the three points onto both eyes and the middle of the mouth.'
     if len(found) > 1: return face, f'{name}: {len(found)} faces are found, the largest is taken. For another one, drag the three points.'
     return face, f'{name}: {found[0].note}.' if found[0].note else ''
 
-def _in_place(found, side): # is each landmark near the place where drawn faces have it?
-    p = found.points/side @ [1, 1j]
-    return max(abs(p - fractions('faces'))) < .1
+def _in_place(found, size_px): # is each landmark near the place where drawn faces have it?
+    p = found.points/size_px @ [1, 1j]
+    return max(abs(p - template_fractions('faces'))) < .1
 
 def _usable(face): # the face itself, if any weights can take it
-    try: photographed(face.image, landmarks(face.image.width))
+    try: is_photo(face.image, square_landmarks(face.image.width))
     except WrongInput: raise WrongInput(f'{face.name}: the face in it has {face.image.width} pixels. Choose a larger picture.') from None
     return face
 
 # %% ../nbs/71_studio.ipynb #66e8824f
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff') # of files that are looked at in a folder
 
-def served()->bool:
+def under_voila()->bool:
     "Was this kernel started by Voila, for a visitor?"
     return any(k.startswith('VOILA_') for k in os.environ)
 
 def folder_faces(
     folder, # a folder of pictures; ~ is the user's home
     editor, # Editor
-    most:int=24, # pictures
+    max_faces:int=24, # pictures
 )->tuple: # list of Face, list of sentences about files that are no good
     "The user's own pictures, to choose from"
     good, bad, path = [], [], Path(folder).expanduser()
     if not path.is_dir(): raise WrongInput(f'{folder}: there is no such folder')
     try: files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
     except OSError as e: raise WrongInput(f'{folder}: {e.strerror}') from None
-    for p in files[:most]:
+    for p in files[:max_faces]:
         try:
             if p.stat().st_size > MEGABYTES*2**20: raise WrongInput(f'{p.name}: the file is larger than {MEGABYTES} MB')
             good.append(uploaded(p.read_bytes(), p.name, editor, p)[0])
         except OSError as e: bad.append(f'{p.name}: {e.strerror}')
         except WrongInput as e: bad.append(str(e))
-    if len(files) > most: bad.append(f'There are {len(files)} pictures in {folder}; the first {most} were looked at')
+    if len(files) > max_faces: bad.append(f'There are {len(files)} pictures in {folder}; the first {max_faces} were looked at')
     return good, bad
 
 # %% ../nbs/71_studio.ipynb #84a685e2
-class Pinned(T.HasTraits):
+class LandmarkTraits(T.HasTraits):
     "What Python and the three points share"
     image = T.Unicode('').tag(sync=True) # the photograph, small, as a data URL
     alt = T.Unicode('').tag(sync=True) # its name
@@ -491,7 +492,7 @@ class Pinned(T.HasTraits):
     points = T.Unicode('').tag(sync=True) # JSON: [[x, y], ...] in its pixels: left eye, right eye, mouth
 
 if anywidget:
-    class Pins(anywidget.AnyWidget, Pinned):
+    class LandmarkPicker(anywidget.AnyWidget, LandmarkTraits):
         "A photograph with three points to drag"
         _esm = asset('studio-pins.js')
 
@@ -512,13 +513,13 @@ def before_after(
     return (f'<h3>Result</h3><div class=eb-result><button type=button class=eb-hold title="Hold the mouse button, a finger or the space key">Hold to see the source</button>'
             f'<div class=eb-stack><img decoding=sync src="{before}" alt="the source"><img class=eb-after decoding=sync src="{after}" alt="the edited picture"></div></div>')
 
-def small(
+def thumbnail(
     image, # PIL, RGB
-    side=64, # pixels
+    size_px=64, # pixels
 )->str: # data URL
     "A thumbnail"
     out = io.BytesIO()
-    image.resize((side, side), Image.Resampling.BILINEAR).save(out, 'jpeg', quality=85)
+    image.resize((size_px, size_px), Image.Resampling.BILINEAR).save(out, 'jpeg', quality=85)
     return 'data:image/jpeg;base64,' + base64.b64encode(out.getvalue()).decode()
 
 # %% ../nbs/71_studio.ipynb #1797200b
@@ -542,7 +543,7 @@ class Thumb:
         self._class('eb-hidden', not url)
         self.mark(on)
 
-    def mark(self,
+    def provenance(self,
         on:bool, # is it the chosen one?
     ):
         "Chosen, or not"
@@ -558,23 +559,23 @@ class Thumb:
             for part in (w.layout, w.style, w): part.close()
 
 # %% ../nbs/71_studio.ipynb #a20ca474
-def sentence(
+def user_message(
     e, # an exception
 )->str:
     "What went wrong, in one sentence for the page; a visitor is told no details, which may hold paths"
     if isinstance(e, WrongInput): return str(e)
     if _no_memory(e): return 'There is not enough memory for that: take a smaller picture, or open the page anew.'
-    if served(): traceback.print_exception(e) # for who runs the server
-    return f"That did not work, and it should have{'' if served() else f' ({type(e).__name__}: {e})'}. The page goes on."
+    if under_voila(): traceback.print_exception(e) # for who runs the server
+    return f"That did not work, and it should have{'' if under_voila() else f' ({type(e).__name__}: {e})'}. The page goes on."
 
-def guarded(
+def report_errors(
     fn, # a method of `Studio` that answers to a control
 ):
     "The same, but mistakes become a sentence on the page"
     @functools.wraps(fn)
     def safe(self, *args, **kwargs):
         try: return fn(self, *args, **kwargs)
-        except Exception as e: self.say(sentence(e), 'wrong')
+        except Exception as e: self.say(user_message(e), 'wrong')
     return safe
 
 # %% ../nbs/71_studio.ipynb #a20ca476
@@ -589,21 +590,21 @@ class Studio:
         painter=None, # a class such as `Rectangle`; None: `Painter`, where anywidget is there
         disk:bool=None, # may the page open folders of this machine? None: unless Voila serves it to others
     ):
-        self.chooser = Chooser(weights=('faces-att', 'celeba')) if weights is None else None
+        self.chooser = AutoEditor(weights=('faces-att', 'celeba')) if weights is None else None
         self.named = '' if hasattr(weights, 'edit') else str(weights)
         self.main = self.chooser.fitting(False) if self.chooser else weights if hasattr(weights, 'edit') else Editor.load(weights) # its attributes stand on the page
         self.seen, self.used, self.history = {}, '', None # is a face a photograph? the weights of what is shown; set below
         self.size, self.n, self.faces, self.pictures, self.busy = size, n, {}, {}, True
         self.gone, self.readings, self.urls, self.truths = set(), {}, {}, {} # faces put aside; what need not be computed twice
         self.received, self.told = 0, [] # pictures that were uploaded; what is to be said of those that come together
-        self.disk = not served() if disk is None else disk
+        self.disk = not under_voila() if disk is None else disk
         self.painter = (painter or globals().get('Painter', Rectangle))()
         self._controls()
         self._place()
         self.draw_faces(seed)
         problems = self.add_folder(folder) if folder else ''
         names = list(self.faces)
-        self.history = History(Wish(names[1 % len(names)], names[2 % len(names)]))
+        self.history = History(EditSettings(names[1 % len(names)], names[2 % len(names)]))
         self.busy = False
         self.show(problems and (problems, 'note'))
 
@@ -616,11 +617,11 @@ class Studio:
     @property
     def result(self): return self.pictured(self.wish)[0]
     @property
-    def draggable(self): return isinstance(self.pins, Pinned)
+    def draggable(self): return isinstance(self.pins, LandmarkTraits)
     @property
     def side(self): return self.faces[self.wish.source].image.width
     @property
-    def line(self): return line(self.wish, self.faces, self.editor, self.weights, f'{self.name}-mask.png')
+    def to_python(self): return to_python(self.wish, self.faces, self.editor, self.weights, f'{self.name}-mask.png')
     @property
     def name(self): return f'edit-{zlib.crc32(repr(self.wish).encode()):08x}'
 
@@ -633,7 +634,7 @@ def is_photo(self:Studio,
 )->bool:
     "Is it a photograph, or drawn?"
     f = self.faces[name]
-    if name not in self.seen: self.seen[name] = f.person is None and photographed(f.image, landmarks(f.image.width))
+    if name not in self.seen: self.seen[name] = f.person is None and is_photo(f.image, square_landmarks(f.image.width))
     return self.seen[name]
 
 @patch
@@ -667,7 +668,7 @@ def _controls(self:Studio):
     for w in (*self.regions.values(), self.strength, self.soft, *self.take.values(), *self.label.values(), self.others, self.own): w.observe(self._changed, 'value')
     for w in (self.look, self.part): w.observe(lambda _: self._turned(), 'value')
     self.painter.observe(self._changed, 'painted')
-    self.pins = W.HTML() if isinstance(self.painter, Rectangle) else Pins()
+    self.pins = W.HTML() if isinstance(self.painter, Rectangle) else LandmarkPicker()
     if self.draggable: self.pins.observe(self._pinned, 'points')
     self.undo_button = _button('Undo', 'One step back', lambda: self.go(self.history.at - 1), icon='undo')
     self.redo_button = _button('Redo', 'One step forward again', lambda: self.go(self.history.at + 1), icon='repeat')
@@ -717,17 +718,17 @@ def _place(self:Studio):
 @patch
 def _uploader(self:Studio):
     "The button for pictures of one's own"
-    pieces = Pieces(self.upload)
+    pieces = ChunkedUpload(self.upload)
     if isinstance(self.painter, Rectangle):
         w = W.FileUpload(accept='image/*', multiple=True, description='Upload ...')
         w.observe(lambda c: [self.upload(f['name'], bytes(f['content']), len(c['new']) - 1 - k) for k, f in enumerate(c['new'])], 'value')
         return w
-    w = Sender()
+    w = UploadButton()
     w.on_msg(functools.partial(self._piece, pieces))
     return w
 
 @patch
-@guarded
+@report_errors
 def _piece(self:Studio, pieces, *message): pieces(*message)
 
 # %% ../nbs/71_studio.ipynb #9e0add91
@@ -739,7 +740,7 @@ def add_faces(self:Studio,
     for f in faces:
         self.faces[f.name] = f
         self.thumbs[f.name] = [Thumb(functools.partial(self.choose, **{k: f.name})) for k in ('source', 'exemplar')]
-        for t in self.thumbs[f.name]: t.show(small(f.image), f.name)
+        for t in self.thumbs[f.name]: t.show(thumbnail(f.image), f.name)
     shown = lambda n: n not in self.gone and (self.faces[n].person is None or n.startswith(f'drawn {self.seed}-')) # older ones live on in the history
     row = [*filter(shown, self.faces)]
     self.sources.children, self.exemplars.children = ([self.thumbs[n][k].button for n in row] for k in (0, 1))
@@ -757,7 +758,7 @@ def draw_faces(self:Studio,
     if not self.busy: self.want(replace(self.wish, source=new[0].name, exemplar=new[1].name, parts=(), labels=(), painted=''))
 
 @patch
-@guarded
+@report_errors
 def new_faces(self:Studio): self.draw_faces()
 
 # %% ../nbs/71_studio.ipynb #7d1c5a02
@@ -792,16 +793,16 @@ def _take(self:Studio, face, instead=None):
     self.choose(source=face.name)
 
 @patch
-@guarded
+@report_errors
 def _pinned(self:Studio, change):
     "The three points were moved"
     if self.busy: return
     f, points = self.faces[self.wish.source], [[round(v, 1) for v in p] for p in json.loads(change['new'])]
-    self._take(cut_out(re.sub(r' \(\d+\)$', '', f.name), f.portrait.image, points, f.whole, self.main), instead=f.name)
+    self._take(face_from_photo(re.sub(r' \(\d+\)$', '', f.name), f.portrait.image, points, f.whole, self.main), instead=f.name)
 
 # %% ../nbs/71_studio.ipynb #9e0add95
 @patch
-@guarded
+@report_errors
 def upload(self:Studio,
     name, # of the file
     data, # its bytes; None if it was too large to be sent
@@ -809,7 +810,7 @@ def upload(self:Studio,
 ):
     "A picture of the user's becomes the source"
     try: said = self._receive(name, data), 'note'
-    except Exception as e: said = sentence(e), 'wrong'
+    except Exception as e: said = user_message(e), 'wrong'
     self.told.append(said)
     if more: return
     told, self.told, always = self.told, [], self.remark()
@@ -841,7 +842,7 @@ def add_folder(self:Studio,
     return ' '.join(t if t.endswith('.') else f'{t}.' for t in bad)
 
 @patch
-@guarded
+@report_errors
 def open_folder(self:Studio):
     "Those of the folder in the field"
     folder = self.folder.value.strip()
@@ -853,7 +854,7 @@ def open_folder(self:Studio):
 
 # %% ../nbs/71_studio.ipynb #3566cc85
 @patch
-@guarded
+@report_errors
 def choose(self:Studio,
     source:str=None, # name of a Face
     exemplar:str=None, # name of a Face; for the part that is shown, if parts have their own
@@ -868,10 +869,10 @@ def choose(self:Studio,
     self.want(replace(w, parts=tuple(parts.items()), labels=()))
 
 @patch
-def asked(self:Studio)->Wish:
+def asked(self:Studio)->EditSettings:
     "What the controls say"
     w = self.wish
-    text_mask(self.painter.painted, self.side) # what does not fit is refused here
+    decode_mask(self.painter.painted, self.side) # what does not fit is refused here
     read = {a: self.reading(a) > .5 for a in self.main.attributes}
     return replace(w, regions=tuple(r for r, b in self.regions.items() if b.value), painted=self.painter.painted,
         parts=w.parts if self.own.value else (), left_out=tuple(a for a, c in self.take.items() if not c.value), others=self.others.value,
@@ -887,12 +888,12 @@ def reading(self:Studio,
 
 @patch
 def _read(self:Studio, name):
-    if name not in self.readings: self.readings[name] = self.main.read(self.faces[name].image, places(self.faces[name], self.main))
+    if name not in self.readings: self.readings[name] = self.main.read(self.faces[name].image, landmarks_for(self.faces[name], self.main))
     return self.readings[name]
 
 # %% ../nbs/71_studio.ipynb #3566cc89
 @patch
-@guarded
+@report_errors
 def _changed(self:Studio, change):
     "A control was moved"
     if self.busy: return
@@ -909,7 +910,7 @@ def want(self:Studio,
     self.show()
 
 @patch
-@guarded
+@report_errors
 def go(self:Studio,
     i, # number of a wish
 ):
@@ -930,9 +931,9 @@ def pictured(self:Studio,
     "The pictures of a wish"
     if wish not in self.pictures:
         problem = ''
-        try: image = edited(wish, self.faces, self.editor_of(wish))
-        except Exception as e: image, problem = self.faces[wish.source].image, sentence(e)
-        self.pictures[wish] = image, data_url(image), small(image), problem
+        try: image = run_edit(wish, self.faces, self.editor_of(wish))
+        except Exception as e: image, problem = self.faces[wish.source].image, user_message(e)
+        self.pictures[wish] = image, data_url(image), thumbnail(image), problem
         _shorten(self.pictures)
     return self.pictures[wish]
 
@@ -988,7 +989,7 @@ def _write(self:Studio, w):
     for a, b in self.label.items():
         p = self.reading(a)
         b.value, b.description = bool(labels.get(a, p > .5)), ('yes' if labels.get(a, p > .5) else 'no') + (' (yours)' if a in labels else f', {max(p, 1 - p):.0%}')
-    rows = tuple(self.rows[a] for a in answered(w, self.side, self.editor))
+    rows = tuple(self.rows[a] for a in active_attributes(w, self.side, self.editor))
     self.no_rows.value = f'<p>{no_rows(w)}</p>'
     if self.attributes.children!=(rows or (self.no_rows,)): self.attributes.children = rows or (self.no_rows,)
     for box in self.labels: box.layout.display = None if self.editor.attributes else 'none' # weights that know none
@@ -1005,7 +1006,7 @@ def _show_source(self:Studio, w):
         with p.hold_sync():
             if p.side!=self.side: p.region, p.painted, p.side = '', '', self.side
             p.alt, p.image = w.source, self.url(w.source)
-            p.region, p.painted = mask_text(filled(replace(w, painted=''), self.side)), w.painted
+            p.region, p.painted = encode_mask(edit_mask(replace(w, painted=''), self.side)), w.painted
         self._show_pins(self.faces[w.source])
     finally: self.busy = False
 
@@ -1014,10 +1015,10 @@ def _show_pins(self:Studio, f):
     "The photograph, if the source was cut from one"
     self.pin_box.layout.display = None if f.portrait and self.draggable else 'none'
     if self.pin_box.layout.display or self.pins.alt==f.name: return
-    from ebgan_nb.photographs import three
+    from ebgan_nb.photographs import three_points
     p, whole = self.pins, f.portrait.image
     with p.hold_sync():
-        p.alt, p.points, (p.width, p.height) = f.name, json.dumps(three(f.portrait.points).round(1).tolist()), whole.size
+        p.alt, p.points, (p.width, p.height) = f.name, json.dumps(three_points(f.portrait.points).round(1).tolist()), whole.size
         shown = whole.copy(); shown.thumbnail((640, 640))
         p.image = data_url(shown)
 
@@ -1029,7 +1030,7 @@ def _show_others(self:Studio, w, image, problem):
     rest = ' + '.join(r for r in w.regions if r not in own) if own else ''
     pairs = [(n, f'{r}: {n}') for r, n in own.items()] + ([(w.exemplar, f'{rest}: {w.exemplar}' if own else w.exemplar)] if rest or not own else [])
     self.views['exemplar'].value = figure('Exemplar', *((self.url(n), t) for n, t in pairs))
-    self.views['heat'].value = figure('What changed', (data_url(heat(self.faces[w.source].image, image)), 'black: nothing; red, yellow, white: more and more'))
+    self.views['heat'].value = figure('What changed', (data_url(diff_heatmap(self.faces[w.source].image, image)), 'black: nothing; red, yellow, white: more and more'))
     truth = self.truth()
     known = 'drawn anew from the true factors' + ', at full strength'*(w.strength < 1)
     self.views['truth'].value = figure('The true edit', (data_url(truth), known)) if truth else '<h3>The true edit</h3><p>Known for parts of drawn faces only, without paint and corrections.</p>'
@@ -1059,12 +1060,12 @@ def _show_film(self:Studio):
 @patch
 def _show_inside(self:Studio, w, problem):
     "The code, block by block"
-    blocks = [] if problem else look_inside(w, self.faces, self.editor)
+    blocks = [] if problem else code_maps(w, self.faces, self.editor)
     shown = ''.join(f'<figure><img src="{data_url(x)}" alt="{n}, as E reads it"><img src="{data_url(y)}" alt="{n}, after the filter"><figcaption>{n.replace("_", " ")}</figcaption></figure>' for n, x, y in blocks)
     self.inside.value = f'<p>Each block of the code: above as E reads it in the exemplar, below what the decoder is told. A block whose label is 0, or that the mask does not answer for, is switched off.</p><div class=eb-blocks>{shown}</div>'
 
 @patch
-@guarded
+@report_errors
 def _turned(self:Studio):
     "Only what is shown is another"
     if not self.busy: self.show()
@@ -1077,7 +1078,7 @@ HALF_DRAWN = 'A photograph follows a drawn face here, and will look half drawn. 
 def changed(self:Studio)->np.ndarray: # of each pixel that is filled in, 0 to 255
     "How far the result is from the source"
     before, after = (np.asarray(x, np.int16) for x in (self.faces[self.wish.source].image, self.result))
-    return np.abs(after - before).max(-1)[filled(self.wish, self.side)]
+    return np.abs(after - before).max(-1)[edit_mask(self.wish, self.side)]
 
 @patch
 def remark(self:Studio)->tuple: # (text, kind)
@@ -1112,7 +1113,7 @@ def files(self:Studio)->dict: # {name: bytes}
     "The edit as files: the picture, the mask if something is painted, the whole photograph if the face was cut from one"
     image, _, _, problem = self.pictured(self.wish)
     if problem: raise WrongInput(problem)
-    mask, told, portrait = filled(self.wish, self.side), notes(self.wish, self.weights), self.faces[self.wish.source].portrait
+    mask, told, portrait = edit_mask(self.wish, self.side), metadata(self.wish, self.weights), self.faces[self.wish.source].portrait
     made = {f'{self.name}.png': png(image, told)}
     if self.wish.painted: made[f'{self.name}-mask.png'] = png(Image.fromarray(mask))
     if portrait: made[f'{self.name}-full.png'] = png(portrait.pasted(image, mask), told)
@@ -1125,11 +1126,11 @@ def save(self:Studio,
     "Write the edit's files"
     paths = [(Path(folder)/name, data) for name, data in self.files().items()]
     for path, data in paths:
-        with written(path) as f: f.write_bytes(data)
+        with atomic_write(path) as f: f.write_bytes(data)
     return [path for path, _ in paths]
 
 @patch
-@guarded
+@report_errors
 def hand_over(self:Studio):
     "The edit's files as downloads"
     given = [(name, data_url(data)) for name, data in self.files().items()]

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 
 from ebgan_nb import editing, evaluation, training
-from ebgan_nb.masks import SHAPES
+from ebgan_nb.masks import REGION_SHAPES
 from ebgan_nb.studio import drawn
 
 MAIN = dict(ebgan_train=training.main, ebgan_edit=editing.main, ebgan_evaluate=evaluation.main)
@@ -123,8 +123,8 @@ def test_train_takes(options, home, tmp_path):
     assert code==0, err
 
 EDIT = [
-    *(['--region', r] for r in (*SHAPES, 'mouth+nose', 'eyes+brows+nose')), ['--mask', 'mask.png'],
-    *(['--region', 'mouth', *more] for more in (['--strength', '0'], ['--strength', '.5'], ['--soft', '2'], ['--keep', '0'], ['--keep', '.2'],
+    *(['--region', r] for r in (*REGION_SHAPES, 'mouth+nose', 'eyes+brows+nose')), ['--mask', 'mask.png'],
+    *(['--region', 'mouth', *more] for more in (['--strength', '0'], ['--strength', '.5'], ['--soft', '2'], ['--noise-floor', '0'], ['--noise-floor', '.2'],
       ['--attributes', 'Smiling'], ['--attributes', 'Smiling', '--others', 'source'], ['--attributes', '', '--others', 'absent'],
       ['--source-points', '24,29,40,29,32,38,25,46,39,46'], ['--exemplar-points', '24,29,40,29,32,38,25,46,39,46'])),
     *(['--region', 'eyes', '--weights', w] for w in ('faces', 'faces-att', 'faces-course', 'celeba', 'ebgan', 'att-ebgan', 'ebgan/weights.safetensors')),

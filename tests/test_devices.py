@@ -9,17 +9,17 @@ import torch
 from conftest import NOTEBOOKS, ROOT
 from pretended import Card, card
 
-from ebgan_nb.core import generator, grid, to_pil, to_unit
-from ebgan_nb.data import FaceWorld, dataloaders
+from ebgan_nb.core import generator, grid, to_pil, normalize
+from ebgan_nb.data import SyntheticFaces, dataloaders
 from ebgan_nb.editing import Editor
-from ebgan_nb.evaluation import evaluate, evaluate_filter, job_photographs, leak_matrix
-from ebgan_nb.faces import draw, render, sample
+from ebgan_nb.evaluation import evaluate, evaluate_filter, measure_photographs, leak_matrix
+from ebgan_nb.faces import sample_labelled, render, sample
 from ebgan_nb.losses import discriminator_loss, generator_loss
-from ebgan_nb.masks import labels_that_count, region_mask, soften, training_masks
-from ebgan_nb.metrics import methods_of
-from ebgan_nb.models import PRESETS, build, build_discriminator, config, find_weights, load_weights, vary
-from ebgan_nb.reader import Reader
-from ebgan_nb.training import Adversarial, Limit, ebgan_learner, load_checkpoint, save_checkpoint, snapshot
+from ebgan_nb.masks import active_labels, region_mask, feather, training_masks
+from ebgan_nb.metrics import with_baselines
+from ebgan_nb.models import PRESETS, build, build_discriminator, config, find_weights, load_weights, augment
+from ebgan_nb.reader import AttributeClassifier
+from ebgan_nb.training import AdversarialStep, StopAfter, ebgan_learner, load_checkpoint, save_checkpoint, training_state
 
 NAMES = ('Smiling', 'Mustache', 'Eyeglasses')
 up = lambda *tensors: [t.to('cuda') for t in tensors]
@@ -30,10 +30,10 @@ def same(x, y, exactly=True):
     return torch.equal(x.cpu(), y) if exactly else torch.allclose(x.cpu(), y, atol=1e-5)
 
 @pytest.fixture(scope='module')
-def faces(): return to_unit(draw(4, seed=3, size=64)[0]), to_unit(draw(4, seed=4, size=64)[0]), region_mask('mouth', size=64).expand(4, -1, -1, -1)
+def faces(): return normalize(sample_labelled(4, seed=3, size=64)[0]), normalize(sample_labelled(4, seed=4, size=64)[0]), region_mask('mouth', size=64).expand(4, -1, -1, -1)
 
 @pytest.fixture(scope='module')
-def world(): return FaceWorld(48, seed=1)
+def world(): return SyntheticFaces(48, seed=1)
 
 
 # what a GPU refuses, and what it allows
@@ -74,8 +74,8 @@ def test_networks(preset, attributes, faces):
     torch.manual_seed(0)
     c = config(preset, 64, attributes=attributes) if attributes else config(preset, 64)
     net, D, (A, B, M), y = build(c).eval(), build_discriminator(c), faces, torch.tensor([[1., 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0]])
-    hows = [{}, dict(keep=0.), dict(strength=.5)]
-    if attributes: hows += [dict(listed=torch.tensor([1., 0., 0.]), others='source'), dict(y_A=y, y_B=y.flip(0))]
+    hows = [{}, dict(noise_floor=0.), dict(strength=.5)]
+    if attributes: hows += [dict(selected=torch.tensor([1., 0., 0.]), others='source'), dict(y_A=y, y_B=y.flip(0))]
     with torch.no_grad():
         on_the_cpu = [net.edit(A, B, M, **how) for how in hows] + [D(A, M)]
         with card():
@@ -101,16 +101,16 @@ def test_losses(faces):
 
 def test_masks_pictures_and_what_e_may_see(faces):
     A, B, M = faces
-    points = draw(4, seed=3, size=64)[2]
+    points = sample_labelled(4, seed=3, size=64)[2]
     with card():
         a, b, m = up(A, B, M)
-        assert same(vary(a, b, m, generator(0)), vary(A, B, M, generator(0)), False)
+        assert same(augment(a, b, m, generator(0)), augment(A, B, M, generator(0)), False)
         assert same(training_masks(points.to('cuda'), 64, generator(0)), training_masks(points, 64, generator(0)))
-        assert same(labels_that_count(m, None, NAMES), labels_that_count(M, None, NAMES)) and same(soften(m, 2), soften(M, 2), False)
+        assert same(active_labels(m, None, NAMES), active_labels(M, None, NAMES)) and same(feather(m, 2), feather(M, 2), False)
         assert grid(a).tobytes()==grid(A).tobytes() and to_pil(a[0]).tobytes()==to_pil(A[0]).tobytes()
 
 def test_batches_and_twins(world):
-    of = lambda device: dataloaders(world, size=16, bs=8, round=2, valid=4, device=device).train
+    of = lambda device: dataloaders(world, size=16, bs=8, val_every=2, max_valid=4, device=device).train
     cpu = of('cpu')
     with card():
         gpu = of(None)
@@ -123,9 +123,9 @@ RUNS = dict(course={}, paper=dict(preset='paper', size=64), photographs=dict(pre
 
 def trained(world, batches, device=None, preset='course', size=32, **kwargs):
     "A learner after some batches, with a round of validation"
-    dls = dataloaders(world, size=size, bs=4, round=2, valid=4, attributes=NAMES, device=device)
+    dls = dataloaders(world, size=size, bs=4, val_every=2, max_valid=4, attributes=NAMES, device=device)
     learn = ebgan_learner(dls, preset, precision='float32', **kwargs)
-    with learn.no_bar(), learn.no_logging(): learn.fit(9, cbs=Limit(batches=batches))
+    with learn.no_bar(), learn.no_logging(): learn.fit(9, cbs=StopAfter(batches=batches))
     return learn
 
 @pytest.mark.parametrize('run', RUNS)
@@ -135,8 +135,8 @@ def test_a_training_on_the_card_is_that_of_the_cpu(run, world):
     with card():
         on_the_card = trained(world, 3, **RUNS[run])
         assert all(isinstance(p, Card) for p in on_the_card.model.parameters())
-        assert all(isinstance(v, Card) for v in on_the_card.adversarial.terms.values())
-        a, b = snapshot(on_the_card)[0], snapshot(on_the_cpu)[0]
+        assert all(isinstance(v, Card) for v in on_the_card.adversarial_step.terms.values())
+        a, b = training_state(on_the_card)[0], training_state(on_the_cpu)[0]
     assert a.keys()==b.keys() and all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
     assert np.allclose(on_the_card.recorder.values, on_the_cpu.recorder.values, atol=1e-4)
 
@@ -146,14 +146,14 @@ def test_a_checkpoint_travels_between_devices(world, tmp_path):
         again = trained(world, 0)
         load_checkpoint(again, tmp_path/'checkpoint.safetensors')
         assert all(isinstance(p, Card) for p in again.model.parameters())
-        with again.no_bar(), again.no_logging(): again.fit(9, cbs=Limit(batches=3))
-        a, b = snapshot(again)[0], snapshot(trained(world, 3))[0]
+        with again.no_bar(), again.no_logging(): again.fit(9, cbs=StopAfter(batches=3))
+        a, b = training_state(again)[0], training_state(trained(world, 3))[0]
     assert all(torch.equal(a[k], b[k]) for k in a)
     load_checkpoint(trained(world, 0, 'cpu'), tmp_path/'checkpoint.safetensors')
 
 def test_a_mix_in_the_step_is_found(world, monkeypatch):
-    landmarks = Adversarial.landmarks
-    monkeypatch.setattr(Adversarial, 'landmarks', lambda self: landmarks(self).cpu())
+    landmarks = AdversarialStep.landmarks
+    monkeypatch.setattr(AdversarialStep, 'landmarks', lambda self: landmarks(self).cpu())
     with card(), pytest.raises(RuntimeError, match='same device'): trained(world, 1)
 
 @pytest.mark.parametrize('weights', ['faces', 'faces-att'])
@@ -171,17 +171,17 @@ def test_evaluation():
     "Every metric and every rival, of edits, of a filter, and of photographs"
     with card():
         net, att = (load_weights(find_weights(w))[0].to('cuda') for w in ('faces-course', 'faces-att'))
-        assert len(evaluate(net, n=2, K=2, regions=['mouth'], bar=False))
-        assert len(evaluate_filter(att, n=2, bar=False)) and len(leak_matrix(att, n=16))
+        assert len(evaluate(net, n=2, n_exemplars=2, regions=['mouth'], progress=False))
+        assert len(evaluate_filter(att, n=2, progress=False)) and len(leak_matrix(att, n=16))
 
 def test_evaluation_of_photographs(world, tmp_path, monkeypatch):
     monkeypatch.setenv('EBGAN_DATA', str(tmp_path))
-    from ebgan_nb.data import cached
-    pictures = cached(world, 64)
+    from ebgan_nb.data import load_cache
+    pictures = load_cache(world, 64)
     with card():
-        net, reader, i = load_weights(find_weights('faces'))[0].to('cuda'), Reader(pictures.attributes, 64).to('cuda').eval(), np.arange(4)
+        net, reader, i = load_weights(find_weights('faces'))[0].to('cuda'), AttributeClassifier(pictures.attributes, 64).to('cuda').eval(), np.arange(4)
         with torch.inference_mode():
-            for key, num, den in job_photographs(methods_of(net), ['mouth'], pictures, reader, i, i[::-1].copy(), torch.zeros(256, device='cuda'), 'cuda'):
+            for key, num, den in measure_photographs(with_baselines(net), ['mouth'], pictures, reader, i, i[::-1].copy(), torch.zeros(256, device='cuda'), 'cuda'):
                 assert num.device==den.device or key[2]=='Frechet', key
 
 

@@ -18,12 +18,12 @@ import torch
 from conftest import ROOT
 from ebgan_nb import evaluation
 from ebgan_nb.core import RunFailed, WrongInput
-from ebgan_nb.data import CelebA, FaceWorld, Pictures, cached, dataloaders
+from ebgan_nb.data import CelebA, SyntheticFaces, ImageCache, load_cache, dataloaders
 from ebgan_nb.faces import render, sample, transfer, write_celeba
 from ebgan_nb.files import save_tensors
 from ebgan_nb.masks import region_mask
 from ebgan_nb.models import FORMAT, build, config, find_weights, load_weights, save_weights
-from ebgan_nb.reader import Reader, load_reader, save_reader
+from ebgan_nb.reader import AttributeClassifier, load_reader, save_reader
 
 ROOT_USER = hasattr(os, 'geteuid') and os.geteuid()==0
 posix = pytest.mark.skipif(os.name!='posix', reason='pipes, links and permissions of POSIX')
@@ -100,13 +100,13 @@ def test_a_photograph_that_is_none_can_be_skipped(copy_of, make):
     f = copy_of/'img_align_celeba/000002.jpg'
     f.unlink()
     make(f)
-    assert '000002.jpg' in line(cached, CelebA(copy_of), 32) and '--skip-bad' in line(cached, CelebA(copy_of), 32)
-    assert [name for name, _ in cached(CelebA(copy_of, skip_bad=True), 32).info['bad']]==['000002.jpg']
+    assert '000002.jpg' in line(load_cache, CelebA(copy_of), 32) and '--skip-bad' in line(load_cache, CelebA(copy_of), 32)
+    assert [name for name, _ in load_cache(CelebA(copy_of, skip_bad=True), 32).info['bad']]==['000002.jpg']
 
 def test_an_encrypted_photograph_can_be_skipped(copy_of):
     zipped(copy_of, encrypted='000002.jpg')
-    assert 'damaged inside img_align_celeba.zip' in line(cached, CelebA(copy_of), 32)
-    assert [name for name, _ in cached(CelebA(copy_of, skip_bad=True), 32).info['bad']]==['000002.jpg']
+    assert 'damaged inside img_align_celeba.zip' in line(load_cache, CelebA(copy_of), 32)
+    assert [name for name, _ in load_cache(CelebA(copy_of, skip_bad=True), 32).info['bad']]==['000002.jpg']
 
 @posix
 def test_pipes_are_not_waited_for(copy_of):
@@ -133,7 +133,7 @@ def test_numbers_beyond_all_measure(copy_of, name, wrong):
 def test_homes_of_nobody(monkeypatch):
     for fn in (CelebA, find_weights, load_weights, load_reader, dataloaders, evaluation.check_file): assert '~nobody-of-this-name' in line(fn, '~nobody-of-this-name/x')
     monkeypatch.setenv('EBGAN_DATA', '~nobody-of-this-name/x')
-    assert 'EBGAN_DATA' in line(cached, FaceWorld(4), 16)
+    assert 'EBGAN_DATA' in line(load_cache, SyntheticFaces(4), 16)
 
 # --- caches ---
 
@@ -141,7 +141,7 @@ def test_homes_of_nobody(monkeypatch):
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         m.setenv('EBGAN_DATA', str(tmp_path_factory.mktemp('cache')))
-        return cached(FaceWorld(8), 16).folder
+        return load_cache(SyntheticFaces(8), 16).folder
 
 INFO = dict(kind=['cats', None, []], size=['16', 17, 16., None, 10**9, True], crop=[None, [], [0, 0, 1], [0, 0, 1, 'x'], [0, 0, 1, 7]],
             attributes=[None, 'Smiling', ['Smilling'], [[]], ['Smiling', 'Smiling']], bad=[None, 3, [3], [['x']], [[1, 2]]], unlabelled=[None, 'x'])
@@ -152,7 +152,7 @@ def test_what_a_cache_says_of_itself_is_checked(cache, tmp_path, text):
     said = json.loads((cache/'info.json').read_text())
     if text[:2]=='{"' and text[-1]=='}': text = json.dumps(said | json.loads(text))
     (folder/'info.json').write_text(text, encoding='latin-1')
-    assert 'delete that folder' in line(Pictures, folder)
+    assert 'delete that folder' in line(ImageCache, folder)
 
 @pytest.mark.parametrize('change', ['none', 'shape', 'dtype', 'fewer', 'object', 'text', 'torn', 'folder'])
 @pytest.mark.parametrize('name', ['images', 'labels', 'partition', 'landmarks'])
@@ -169,7 +169,7 @@ def test_arrays_of_a_cache_are_checked(cache, tmp_path, name, change):
     elif change=='text': f.write_text('these are no numbers')
     elif change=='torn': f.write_bytes((cache/f'{name}.npy').read_bytes()[:-5])
     elif change=='folder': f.mkdir()
-    assert 'delete that folder' in line(Pictures, folder)
+    assert 'delete that folder' in line(ImageCache, folder)
 
 def test_no_faces_are_drawn_for_none(monkeypatch):
     for n in (0, 1, -1, 2.5): assert 'n' in line(dataloaders, 'faces', n=n)
@@ -184,7 +184,7 @@ def net():
 
 def test_a_promise_of_billions_takes_no_memory(tmp_path):
     net, path = build(config()), tmp_path/'vast.safetensors'
-    vast = asdict(net.config) | dict(size=512, e_width=512, g_width=512, d_width=512, e_depth=32, g_depth=32, e_deep=512, code_channels=512)
+    vast = asdict(net.config) | dict(size=512, e_width=512, g_width=512, d_width=512, e_depth=32, g_depth=32, e_res_channels=512, code_channels=512)
     save_tensors(path, {k: v.half() for k, v in net.state_dict().items()}, dict(format=FORMAT, config=json.dumps(vast), info='{}'))
     assert path.stat().st_size < 5e6
     done = python('''
@@ -208,7 +208,7 @@ def test_weights_are_for_those_that_the_umask_says(net, tmp_path, mask, mode):
     before = os.umask(mask)
     try:
         save_weights(tmp_path/'w.safetensors', net, {})
-        save_reader(tmp_path/'r.safetensors', Reader(['Smiling'], 32))
+        save_reader(tmp_path/'r.safetensors', AttributeClassifier(['Smiling'], 32))
     finally: os.umask(before)
     assert {f.name: stat.S_IMODE(f.stat().st_mode) for f in tmp_path.iterdir()}==dict.fromkeys(('w.safetensors', 'w.json', 'r.safetensors'), mode)
 
@@ -224,7 +224,7 @@ def test_who_may_not_read_weights_is_told_so(net, tmp_path):
 
 @pytest.mark.parametrize('what', ['weights', 'reader'])
 def test_a_full_disk_leaves_what_was_there(net, tmp_path, what, monkeypatch):
-    def write(path): save_weights(path, net, {}) if what=='weights' else save_reader(path, Reader(['Smiling'], 32))
+    def write(path): save_weights(path, net, {}) if what=='weights' else save_reader(path, AttributeClassifier(['Smiling'], 32))
     write(tmp_path/'x.safetensors')
     size, path = (tmp_path/'x.safetensors').stat().st_size, tmp_path/'disk'/'x.safetensors'
     path.parent.mkdir()

@@ -21,7 +21,7 @@ from test_commands import leftovers, ran
 from ebgan_nb import editing, photographs
 from ebgan_nb.attributes import REGIONS
 from ebgan_nb.core import WrongInput
-from ebgan_nb.editing import FORMATS, MODES, OPAQUE, Editor, align, mask_pixels, open_picture, region_pixels, save_edit
+from ebgan_nb.editing import SAVE_OPTIONS, MODES, NO_ALPHA, Editor, align, mask_pixels, open_picture, region_pixels, save_edit
 from ebgan_nb.models import build, config, save_weights
 from ebgan_nb.studio import drawn
 
@@ -94,7 +94,7 @@ def test_names_are_said_and_do_no_harm(home):
     one_line(ran('ebgan_edit', 'a.png', 'b.png', '--mask', '', '--region', 'mouth', '--out', 'y.png', cwd=home), 2)
 
 def test_numbers(home):
-    for option in ('--strength', '--keep', '--soft'):
+    for option in ('--strength', '--noise-floor', '--soft'):
         for v in ('nan', 'inf', '1e400', '-1', 'two', '', '1'*400, '9'*5000): one_line(edited(home, 'a.png', 'b.png', option, v), 2, option)
     for points in ('', '1,2', 'nan,'*9 + 'nan', '1e400,'*9 + '1', '1'*5000): one_line(edited(home, 'a.png', 'b.png', '--source-points', points), 2)
 
@@ -125,7 +125,7 @@ def test_turned_upright_once(kind, home):
         (home/'turned.png').write_bytes(data := file(face, kind, exif=note))
         expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
         lazy = Image.open(io.BytesIO(data), formats=[kind])
-        for im in (open_picture(home/'turned.png'), editing.picture(open_picture(home/'turned.png')), editing.picture(lazy), photographs.open_upload(data)):
+        for im in (open_picture(home/'turned.png'), editing.to_editable(open_picture(home/'turned.png')), editing.to_editable(lazy), photographs.open_upload(data)):
             assert im.size==expected.size and im.tobytes()==expected.convert('RGB').tobytes(), (kind, o)
 
 def tiff(w, h, depth=8, samples=1, **more):
@@ -221,7 +221,7 @@ def full_disk(bytes_left):
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, resource.RLIM_INFINITY))
 
 @needs_limits
-@pytest.mark.parametrize('suffix', FORMATS)
+@pytest.mark.parametrize('suffix', SAVE_OPTIONS)
 def test_a_full_disk_leaves_the_old_picture(suffix, tmp_path):
     "The last write finds room for half of its bytes"
     old, new, path = Image.new('RGB', (64, 64), 'tan'), Image.effect_noise((64, 64), 90).convert('RGB'), tmp_path/f'y{suffix}'
@@ -269,13 +269,13 @@ def test_a_failed_rename_names_the_target(home, monkeypatch):
     assert not leftovers(home)
 
 @pytest.mark.parametrize('mode, clear', [('RGB', (250, 250, 250)), ('L', 250), ('P', 3)])
-@pytest.mark.parametrize('suffix', FORMATS)
+@pytest.mark.parametrize('suffix', SAVE_OPTIONS)
 def test_a_transparent_colour_stays_or_is_refused(mode, clear, suffix, home):
     face = drawn(7, 0, 64).convert(mode); face.paste(clear, (0, 0, 8, 64))
     face.save(home/'clear.png', transparency=clear)
     (home/f'y{suffix}').unlink(missing_ok=True)
     result = edited(home, 'clear.png', 'b.png', out=f'y{suffix}')
-    if suffix in OPAQUE:
+    if suffix in NO_ALPHA:
         one_line(result, 2, 'has no alpha, the picture does')
         assert not (home/f'y{suffix}').exists()
         return
@@ -324,11 +324,11 @@ def test_wrong_types_are_wrong_input(small, tmp_path, monkeypatch):
         for name in ('region', 'mask'): wrong(editor.edit, a, b, **{name: odd})
         for name in ('source_points', 'exemplar_points', 'attributes', 'labels'): wrong(editor.edit, a, b, 'mouth', **{name: odd})
         if odd != 3 if isinstance(odd, int) else True:
-            for name in ('keep', 'strength', 'soft'): wrong(editor.edit, a, b, 'mouth', **{name: odd})
+            for name in ('noise_floor', 'strength', 'soft'): wrong(editor.edit, a, b, 'mouth', **{name: odd})
         wrong(att.edit, a, b, 'mouth', others=odd); wrong(Editor.load, odd); wrong(Editor, editor.model, {}, odd)
         if not isinstance(odd, (list, dict)): wrong(att.edit, a, b, 'mouth', labels=odd); wrong(att.edit, a, b, 'mouth', attributes=odd)
     for v in (10**400, 10**5000, -1, True, '1', complex(1), np.array([1, 2])):
-        for name in ('strength', 'keep', 'soft'): wrong(editor.edit, a, b, 'mouth', **{name: v})
+        for name in ('strength', 'noise_floor', 'soft'): wrong(editor.edit, a, b, 'mouth', **{name: v})
     for device in ('cuda:99', 'gpu', 3.5, []): wrong(Editor, editor.model, {}, device)
     if not torch.cuda.is_available(): wrong(Editor, editor.model, {}, 'cuda'); wrong(Editor.load, 'faces', 'cuda'); wrong(Editor.load, None, 'cuda')
     print(f'{len(refused)} wrong calls, {len({*refused})} different answers')
@@ -360,7 +360,7 @@ def any_edit(rng, small):
         note = Image.Exif(); note[0x112] = int(rng.integers(1, 9)); A.info['exif'] = note.tobytes()
         if p is not None and note[0x112] >= 5: A.info.pop('exif')
     kwargs = dict(strength=float(rng.random()), soft=int(rng.integers(0, 4)) if min(A.size) > 100 else 0)
-    if rng.random() < .5: kwargs['keep'] = float(rng.random()*.2)
+    if rng.random() < .5: kwargs['noise_floor'] = float(rng.random()*.2)
     if p is not None: kwargs['source_points'] = p
     if kind=='att' and rng.random() < .5: kwargs['attributes'] = ['Smiling']
     if kind=='att' and rng.random() < .3: kwargs['labels'] = {'Mustache': int(rng.integers(2))}
@@ -379,7 +379,7 @@ def check_edit(seed, small):
     "-> 'edited', or the reason for which it is refused"
     rng = np.random.default_rng(seed)
     editor, A, B, region, by_mask, kwargs = any_edit(rng, small)
-    upright = editing.picture(A)
+    upright = editing.to_editable(A)
     before = A.tobytes()
     size = upright.size
     try: points, T = align(size, kwargs.get('source_points'), editor.template, editor.size)

@@ -15,7 +15,7 @@ import torch
 from ebgan_nb import files, training
 from ebgan_nb.core import RunFailed
 from ebgan_nb.models import load_weights
-from ebgan_nb.training import Adversarial, Limit, claimed, is_whole, main, one_before, read_checkpoint, read_log
+from ebgan_nb.training import AdversarialStep, StopAfter, claimed, is_whole, main, one_before, read_checkpoint, read_log
 
 SMALL = '--size 32 --bs 4 --n 64'.split()
 
@@ -82,11 +82,11 @@ def flip(file, at=-1000):
 
 def stopped_at(k):
     "Ctrl-C in batch k"
-    after_batch = Limit.after_batch
+    after_batch = StopAfter.after_batch
     def pressed(self):
-        if self.training and self.learn.adversarial.k==k: self.stop = True
+        if self.training and self.learn.adversarial_step.k==k: self.stop = True
         after_batch(self)
-    return patch.object(Limit, 'after_batch', pressed)
+    return patch.object(StopAfter, 'after_batch', pressed)
 
 
 # --- what trains at all
@@ -108,11 +108,11 @@ def test_every_preset_trains(run, tmp_path, preset):
 
 def test_what_a_step_spoils_is_not_saved(run, tmp_path, made):
     "NaN in the last step of a round: the checkpoint of the round before stays, and the run can go on from it"
-    out, before_step = tmp_path/'run', Adversarial.before_step
+    out, before_step = tmp_path/'run', AdversarialStep.before_step
     def spoils(self):
         if self.k==3: next(self.model.net.E.parameters()).grad.fill_(float('nan'))
         before_step(self)
-    with patch.object(Adversarial, 'before_step', spoils):
+    with patch.object(AdversarialStep, 'before_step', spoils):
         code, said = run(*SMALL, '--batches', 4, '--round', 2, '--out', out)
     assert code==1 and '--lr' in said and batch(out)==2
     assert run('--resume', out)[0]==0 and equal(out, made)

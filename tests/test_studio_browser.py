@@ -308,7 +308,7 @@ def test_visitors_at_once(voila, browser):
     editor, regions = S.Editor.load('faces-att'), ('nose', 'eyes', 'brows')
     own = [S.drawn_faces(100 + k, 1)[0].image for k in range(VISITORS)]
     faces = [{f.name: f for f in [S.uploaded(png(x), f'mine-{k}.png', editor, by_hand=True)[0], *S.drawn_faces(2026, 3)]} for k, x in enumerate(own)]
-    wishes = [S.Wish(next(iter(f)), 'drawn 2026-2') for f in faces]
+    wishes = [S.EditSettings(next(iter(f)), 'drawn 2026-2') for f in faces]
     picture = '() => document.querySelector(".eb-after").src'
     assert within(90, lambda: not kernels(voila.pid)), 'the visitors before are still there'
     contexts = [browser.new_context(viewport=dict(width=1280, height=1000)) for _ in range(VISITORS)]
@@ -324,7 +324,7 @@ def test_visitors_at_once(voila, browser):
         region = regions[n//2 % 3] if n % 2 else None  # pressed, or the slider moved; the picture that is there first is no edit
         if region: wishes = [S.replace(w, regions=tuple({*w.regions} ^ {region})) for w in wishes]
         elif n: wishes = [S.replace(w, strength=round(w.strength - .05, 2)) for w in wishes]
-        wanted = [S.data_url(S.edited(w, f, editor)) for w, f in zip(wishes, faces)]
+        wanted = [S.data_url(S.run_edit(w, f, editor)) for w, f in zip(wishes, faces)]
         start = time.time()
         for p in pages if n else ():
             if region: p.evaluate(PRESS, ['.widget-toggle-button', region])
