@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from ebgan_nb.files import data_home
-from ebgan_nb.data import CelebA, load_cache, crop_fractions, dataloaders
+from ebgan_nb.datasets import CelebA, crop_fractions
+from ebgan_nb.cache import load_cache
+from ebgan_nb.data import dataloaders
 from ebgan_nb.faces import write_celeba
 from common import benchmark, home, interleaved, seconds
 
@@ -113,7 +115,7 @@ def alone(fn, *args):
 
 def step_on(folder, bs):
     "A function that does a training step on these pictures"
-    from ebgan_nb.training import ebgan_learner
+    from ebgan_nb.learner import ebgan_learner
     from steps import ENDLESS, begun
     return begun(ebgan_learner(dataloaders(folder, bs=bs, val_every=ENDLESS, balance=True), 'course'))
 

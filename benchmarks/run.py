@@ -7,7 +7,7 @@ import torch
 from fastprogress.fastprogress import progress_bar
 from ebgan_nb.core import WrongInput, check_choice
 from ebgan_nb.files import Parser, command, atomic_write
-from ebgan_nb.training import best_precision
+from ebgan_nb.learner import best_precision
 import commands, loading, steps  # they fill the registry
 from common import BENCHMARKS, Scale, Skipped, home, rounded
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from ebgan_nb.core import RunFailed
 from ebgan_nb.data import dataloaders
-from ebgan_nb.training import best_precision, ebgan_learner
+from ebgan_nb.learner import best_precision, ebgan_learner
 from common import Skipped, benchmark, clock, interleaved, median_of
 from handwritten import LeanTwoPhases, OnePass, TwoPhases
 

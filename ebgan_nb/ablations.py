@@ -20,7 +20,8 @@ from .data import dataloaders
 from .evaluation import SELECTIVE, evaluate, evaluate_filter
 from .losses import LossWeights
 from .metrics import EVAL_REGIONS, PAPER_EDIT
-from .training import ATTRIBUTES, NO_LIMIT, StopAfter, ebgan_learner, load_pretrained
+from .learner import ebgan_learner
+from .training import ATTRIBUTES, NO_LIMIT, StopAfter, load_pretrained
 
 # %% ../nbs/62_ablations.ipynb #89420347
 COURSE = LossWeights.preset('course')

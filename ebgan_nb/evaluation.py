@@ -27,7 +27,7 @@ from .faces import transfer
 from .labels import MAX_OVERLAP
 from .masks import coverage, active_labels, region_mask
 from .metrics import EVAL_REGIONS, LEAKS, PAPER_EDIT, missing_extras, bootstrap, fidelity_metrics, drawn, swap_factors, retrieval_top1, leak, with_baselines, display_name, pairs, ratio_of_sums, psnr, boundary_gradient, test_people
-from .models import find_weights, load_weights
+from .weights import find_weights, load_weights
 
 # %% ../nbs/60_evaluation.ipynb #f9e66f84
 class Overflow(RunFailed):
@@ -247,7 +247,7 @@ def measure_photographs(
     device, # of the model
 ): # yields (region, method, metric), numerators, denominators
     "All that is measured on pairs of photographs"
-    from ebgan_nb.reader import flips, nearer_to_A
+    from ebgan_nb.classifier import flips, nearer_to_A
     (A, P, y_A), (B, _, y_B) = (tuple(t.to(device) for t in load_images(pictures, k)) for k in (i, j))
     f_A, f_B = reader.features(A), reader.features(B)
     for region in regions:
@@ -295,7 +295,7 @@ def evaluate_photographs(
     "Edits of photographs, as an independent reader sees them: one row a figure, with its 95% interval"
     import numpy as np
     import pandas as pd
-    from ebgan_nb.reader import frechet, classifier_for
+    from ebgan_nb.classifier import frechet, classifier_for
     methods, regions, device = methods or with_baselines(model), check_regions(n, seed, regions), next(model.parameters()).device
     if pictures.size != model.config.size: raise WrongInput(f'pictures of {pictures.size} pixels for a model of {model.config.size}')
     if reader is None:
@@ -424,7 +424,7 @@ def evaluate_filter(
     progress:bool=True, # show progress
 ): # frame, as of `evaluate`; measured on the model's device
     "Does an edit show what was chosen, and nothing else? One row a figure"
-    from ebgan_nb.reader import drawn_reader
+    from ebgan_nb.classifier import drawn_reader
     reader, plain, device = reader or drawn_reader(), plain or load_weights(find_weights('faces'))[0], next(model.parameters()).device
     (a, b), reader, methods = pairs(n, seed), check_classifier(reader, model).to(device), with_baselines() | {'EBGAN': plain.to(device).edit}
     def seen(a, b): # drawn when its turn comes
@@ -445,7 +445,7 @@ def leak_matrix(
 ): # frame (attribute that is switched on, attribute that is read): mean change of the reader's probability; measured on the model's device
     "Switch on block i, where B has it and A has not, and read every attribute j"
     import pandas as pd
-    from ebgan_nb.reader import drawn_reader
+    from ebgan_nb.classifier import drawn_reader
     reader, names, size = reader or drawn_reader(), list(model.attributes), model.config.size
     (a, b), columns, rows = pairs(n, seed), [reader.attributes.index(x) for x in names], []
     device = next(model.parameters()).device
@@ -470,8 +470,9 @@ def parser()->Parser:
 
 def _of_photographs(model, data, n, seed, regions):
     "Figures of photographs, and how well their reader reads, which is printed as well"
-    from ebgan_nb.data import load_cache, resolve_dataset
-    from ebgan_nb.reader import classifier_for
+    from ebgan_nb.datasets import resolve_dataset
+    from ebgan_nb.cache import load_cache
+    from ebgan_nb.classifier import classifier_for
     pictures = load_cache(resolve_dataset(data), model.config.size)
     reader = classifier_for(pictures)
     frame = evaluate_photographs(model, pictures, reader, n, seed, regions)

@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .core import generator, check_choice, to_uint8, normalize
-from .faces import FACTORS, People, region_factors, render, sample
+from .core import check_choice, generator, normalize, to_uint8
+from .portrait import FACTORS
+from .faces import People, region_factors, render, sample
 from .masks import composite
 
 # %% ../nbs/57_metrics.ipynb #7e12bdb1

@@ -22,7 +22,7 @@ from safetensors import safe_open
 
 from ebgan_nb import editing, evaluation, training
 from ebgan_nb.masks import REGION_SHAPES
-from ebgan_nb.studio import drawn
+from ebgan_nb.session import drawn
 
 MAIN = dict(ebgan_train=training.main, ebgan_edit=editing.main, ebgan_evaluate=evaluation.main)
 SMALL = dict(EBGAN_QUICK='1', EBGAN_PHOTOS='', CUDA_VISIBLE_DEVICES='')

@@ -10,16 +10,22 @@ from conftest import NOTEBOOKS, ROOT
 from pretended import Card, card
 
 from ebgan_nb.core import generator, grid, to_pil, normalize
-from ebgan_nb.data import SyntheticFaces, dataloaders
+from ebgan_nb.datasets import SyntheticFaces
+from ebgan_nb.data import dataloaders
 from ebgan_nb.editing import Editor
 from ebgan_nb.evaluation import evaluate, evaluate_filter, measure_photographs, leak_matrix
-from ebgan_nb.faces import sample_labelled, render, sample
+from ebgan_nb.faces import render, sample
+from ebgan_nb.faces import sample_labelled
 from ebgan_nb.losses import discriminator_loss, generator_loss
 from ebgan_nb.masks import active_labels, region_mask, feather, training_masks
 from ebgan_nb.metrics import with_baselines
-from ebgan_nb.models import PRESETS, build, build_discriminator, config, find_weights, load_weights, augment
-from ebgan_nb.reader import AttributeClassifier
-from ebgan_nb.training import AdversarialStep, StopAfter, ebgan_learner, load_checkpoint, save_checkpoint, training_state
+from ebgan_nb.models import PRESETS, build, build_discriminator, config
+from ebgan_nb.augment import augment
+from ebgan_nb.weights import find_weights, load_weights
+from ebgan_nb.classifier import AttributeClassifier
+from ebgan_nb.adversarial import AdversarialStep
+from ebgan_nb.learner import ebgan_learner
+from ebgan_nb.training import StopAfter, load_checkpoint, save_checkpoint, training_state
 
 NAMES = ('Smiling', 'Mustache', 'Eyeglasses')
 up = lambda *tensors: [t.to('cuda') for t in tensors]
@@ -176,7 +182,7 @@ def test_evaluation():
 
 def test_evaluation_of_photographs(world, tmp_path, monkeypatch):
     monkeypatch.setenv('EBGAN_DATA', str(tmp_path))
-    from ebgan_nb.data import load_cache
+    from ebgan_nb.cache import load_cache
     pictures = load_cache(world, 64)
     with card():
         net, reader, i = load_weights(find_weights('faces'))[0].to('cuda'), AttributeClassifier(pictures.attributes, 64).to('cuda').eval(), np.arange(4)

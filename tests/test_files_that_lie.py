@@ -18,12 +18,16 @@ import torch
 from conftest import ROOT
 from ebgan_nb import evaluation
 from ebgan_nb.core import RunFailed, WrongInput
-from ebgan_nb.data import CelebA, SyntheticFaces, ImageCache, load_cache, dataloaders
-from ebgan_nb.faces import render, sample, transfer, write_celeba
+from ebgan_nb.datasets import CelebA, SyntheticFaces
+from ebgan_nb.cache import ImageCache, load_cache
+from ebgan_nb.data import dataloaders
+from ebgan_nb.faces import render, sample
+from ebgan_nb.faces import transfer, write_celeba
 from ebgan_nb.files import save_tensors
 from ebgan_nb.masks import region_mask
-from ebgan_nb.models import FORMAT, build, config, find_weights, load_weights, save_weights
-from ebgan_nb.reader import AttributeClassifier, load_reader, save_reader
+from ebgan_nb.models import build, config
+from ebgan_nb.weights import FORMAT, find_weights, load_weights, save_weights
+from ebgan_nb.classifier import AttributeClassifier, load_reader, save_reader
 
 ROOT_USER = hasattr(os, 'geteuid') and os.geteuid()==0
 posix = pytest.mark.skipif(os.name!='posix', reason='pipes, links and permissions of POSIX')
@@ -83,7 +87,7 @@ def test_postscript_reaches_no_interpreter(copy_of, tmp_path, packed):
     assert mark.exists() # Pillow left to itself would have asked it
     mark.unlink()
     if packed: zipped(copy_of)
-    done = python('import sys; from ebgan_nb.data import CelebA, cached; print(cached(CelebA(sys.argv[1], skip_bad=True), 32).info["bad"])', copy_of, env=env)
+    done = python('import sys; from ebgan_nb.datasets import CelebA; from ebgan_nb.data import cached; print(cached(CelebA(sys.argv[1], skip_bad=True), 32).info["bad"])', copy_of, env=env)
     assert '000003.jpg: no picture that is read here' in done.stdout and not mark.exists(), done
 
 def nowhere(f): f.symlink_to('/nope')
@@ -189,7 +193,7 @@ def test_a_promise_of_billions_takes_no_memory(tmp_path):
     assert path.stat().st_size < 5e6
     done = python('''
 import sys, time, resource, torch, safetensors.torch
-from ebgan_nb.models import load_weights
+from ebgan_nb.weights import load_weights
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before, start = peak(), time.process_time()
 try: load_weights(sys.argv[1])

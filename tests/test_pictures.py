@@ -21,9 +21,13 @@ from test_commands import leftovers, ran
 from ebgan_nb import editing, photographs
 from ebgan_nb.attributes import REGIONS
 from ebgan_nb.core import WrongInput
-from ebgan_nb.editing import SAVE_OPTIONS, MODES, NO_ALPHA, Editor, align, mask_pixels, open_picture, region_pixels, save_edit
-from ebgan_nb.models import build, config, save_weights
-from ebgan_nb.studio import drawn
+from ebgan_nb.geometry import align
+from ebgan_nb.saving import SAVE_OPTIONS, MODES, NO_ALPHA, open_picture, save_edit
+from ebgan_nb.compositing import mask_pixels, region_pixels
+from ebgan_nb.editing import Editor
+from ebgan_nb.models import build, config
+from ebgan_nb.weights import save_weights
+from ebgan_nb.session import drawn
 
 PRINT = '%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n'
 LIMIT = 7999 # pixels: the side of the largest square that is taken
@@ -62,7 +66,7 @@ def test_no_picture_reaches_an_interpreter(home, tmp_path):
     (home/'print.png').write_text(PRINT)
     for argv in (('print.png', 'b.png'), ('a.png', 'print.png')): one_line(edited(home, *argv, PATH=path), 2, 'print.png: no picture that is read here')
     one_line(ran('ebgan_edit', 'a.png', 'b.png', '--mask', 'print.png', '--out', 'y.png', cwd=home, PATH=path), 2, 'print.png: no picture')
-    upload = 'import sys; from ebgan_nb.photographs import open_upload\ntry: open_upload(open("print.png", "rb").read(), "print.png")\nexcept ValueError as e: print(e)'
+    upload = 'import sys; from ebgan_nb.detection import open_upload\ntry: open_upload(open("print.png", "rb").read(), "print.png")\nexcept ValueError as e: print(e)'
     said = subprocess.run([sys.executable, '-c', upload], cwd=home, env={**os.environ, 'PATH': path}, capture_output=True, text=True)
     assert said.stdout.startswith('print.png: no picture'), said
     assert not (tmp_path/'called').exists() and not (home/'y.png').exists()
@@ -230,7 +234,7 @@ def test_a_full_disk_leaves_the_old_picture(suffix, tmp_path):
     program = '''import resource, signal, sys
 from PIL import Image
 from ebgan_nb.core import RunFailed
-from ebgan_nb.editing import save_edit
+from ebgan_nb.saving import save_edit
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 new = Image.open(sys.argv[1]); new.load()
 for room in map(int, sys.argv[3:]):

@@ -16,8 +16,9 @@ from functools import partial
 from fastai.optimizer import SGD
 from safetensors.torch import save_file
 from ebgan_nb.data import FaceWorld, dataloaders
-from ebgan_nb.processes import part, summed, together
-from ebgan_nb.training import ATTRIBUTES, ebgan_learner
+from ebgan_nb.distributed import part, summed, together
+from ebgan_nb.learner import ebgan_learner
+from ebgan_nb.training import ATTRIBUTES
 
 def trained(opt, model, bs):
     dls = dataloaders(FaceWorld(256, seed=1), size=32, bs=bs, round=20, valid=8, part=part(), attributes=ATTRIBUTES)
@@ -35,7 +36,7 @@ with together():
 
 DIES = '''
 import os
-from ebgan_nb import processes, training
+from ebgan_nb import distributed, training
 from ebgan_nb.training import Adversarial, main
 
 moves = Adversarial.after_batch

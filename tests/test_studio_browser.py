@@ -347,7 +347,7 @@ def test_visitors_at_once(voila, browser):
 
 def odd_files():
     "{name: (bytes, what the page says of it, or None if it is a picture like others)}"
-    from ebgan_nb.studio import drawn
+    from ebgan_nb.session import drawn
     def file(image, kind='PNG', **kwargs): out = io.BytesIO(); image.save(out, kind, **kwargs); return out.getvalue()
     def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     def bomb(w, h): return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b'')
@@ -400,7 +400,8 @@ def test_odd_uploads(voila, browser):
 def test_latency_at_128_pixels(lab, browser, tmp_path):
     "With weights that nobody trained"
     from ebgan_nb.files import asset
-    from ebgan_nb.models import build, config, load_weights, save_weights
+    from ebgan_nb.models import build, config
+    from ebgan_nb.weights import load_weights, save_weights
     attributes = load_weights(asset('faces-att.safetensors'))[0].config.attributes
     save_weights(tmp_path/'w.safetensors', build(config(size=128, attributes=attributes)), {})
     nb = json.loads((ROOT/'tools/studio.ipynb').read_text())
