@@ -54,7 +54,7 @@ class GANModule(nn.Module):
         B, # (N, 3, H, W) exemplar
         M, # (N, 1, H, W) mask of 0/1
         A_seen=None, # what E sees in the reconstruction pass; None: A itself
-        asked=None, # `Asked`, where there is a C
+        asked=None, # `LabelTargets`, where there is a C
     ) -> ForwardOutputs:
         "All passes of E and G for one batch, which lies where the networks do"
         E, G, N, K = self.net.E, self.net.G, len(A), math.ceil(len(A)*self.edit_fraction) if self.training else len(A)
@@ -83,7 +83,7 @@ class GANModule(nn.Module):
         with self.autocast(): return self.C(x).float()
 
 def gates(
-    asked, # `Asked`; None: EBGAN
+    asked, # `LabelTargets`; None: EBGAN
     n_sources # how many codes of B there are
 ) -> tuple: # (N, n) and (K, n) of 0/1, or None and None
     "Labels that filter A's own code, and B's"
@@ -143,7 +143,7 @@ VARY = dict(course=augment, paper=None, photographs=augment_light, detailed=augm
 @patch
 def seen(self:AdversarialStep, A, B, M):
     "What stands in for A before E: (N, 3, H, W)"
-    g = generator(self.seed, 'seen', self.k, part=self.dls.train.part)
+    g = generator(self.seed, 'seen', self.k, rank_world=self.dls.train.rank_world)
     if not self.twins: return self.vary(A, B, M, g)
     twin, found = self.dl.twins(self.k, M)
     if self.alike:
@@ -200,7 +200,7 @@ def targets(self:AdversarialStep, y_A, y_B):
     w, M = self.weights, self.xb[2]
     self.share_of_homes = coverage(M, self.landmarks(), self.model.attributes) if w.region_labels_only else torch.ones_like(y_A)
     drops = self.training and w.drop and not self.model.aux_classifier # EBGAN has no filter
-    return label_targets(y_A, y_B, self.share_of_homes, generator(self.seed, 'drop', self.k, part=self.dls.train.part) if drops else None, w.drop)
+    return label_targets(y_A, y_B, self.share_of_homes, generator(self.seed, 'drop', self.k, rank_world=self.dls.train.rank_world) if drops else None, w.drop)
 
 @patch
 def cycle_codes(self:AdversarialStep, p):

@@ -94,7 +94,7 @@ def augment(
 
 # %% ../nbs/33_augment.ipynb #24eab636
 def augment_light(
-    A, B, M, generator, # as for `vary`
+    A, B, M, generator, # as for `augment`
     strength:float=.15, # of other light
 )->torch.Tensor: # (N,3,S,S) in [-1,1]; on the device of A
     "What E may see in place of A where A is a photograph: slightly other light"

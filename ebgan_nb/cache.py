@@ -105,7 +105,7 @@ def _sweep(caches, mine):
 
 # %% ../nbs/21_cache.ipynb #2c0e2e29
 def build_cache(
-    source, size, crop, # see `cached`
+    source, size, crop, # see `load_cache`
     folder, # where it will lie
 ):
     "Decode or draw every picture into a folder beside `folder`, and rename it"
@@ -166,7 +166,7 @@ def _opened(folder):
     return info, images, labels, partition, landmarks
 
 class ImageCache:
-    "A cache, opened: `images` (N,3,S',S') uint8, memory-mapped; `labels`, `partition`, `landmarks`, `attributes`, `template`, `info`"
+    "A cache, opened: `images` (N,3,S',S') uint8, memory-mapped; `labels`, `partition`, `square_landmarks`, `attributes`, `template`, `info`"
     def __init__(self, folder):
         self.folder = Path(folder)
         try: self.info, self.images, labels, self.partition, landmarks = _opened(self.folder)
@@ -213,7 +213,7 @@ def _check_crop(crop):
     return fractions
 
 def load_cache(
-    source, # from `open_source`
+    source, # from `resolve_dataset`
     size:int=64, # pixels of the square crop, a multiple of 16
     crop='auto', # a name in `CROPS`, 'auto', or four fractions
 )->ImageCache:

@@ -76,14 +76,14 @@ def accuracy(
 
 # %% ../nbs/55_classifier.ipynb #46487880
 def train_reader(
-    pictures:ImageCache, # from `cached`
+    pictures:ImageCache, # from `load_cache`
     epochs:int=None, # None: 10 (1 under test)
     seed:int=0, # of weights, order, shifts and dropout
     lr:float=4e-3, # the schedule's highest
     progress:bool=True, # show progress
     max_shift:int=None, # largest random shift, pixels; None: the whole margin
     n:int=None, # use so many training pictures; None: all (512 under test)
-    keep_resolution:bool=False, # see `Reader`
+    keep_resolution:bool=False, # see `AttributeClassifier`
 )->AttributeClassifier: # on the CPU, in eval mode
     "A reader of the training pictures; its `accuracy` is that on the validation pictures"
     make = partial(LabelledLoader, pictures, bs=64, seed=seed)
@@ -132,7 +132,7 @@ def load_reader(
     return reader.eval()
 
 def classifier_for(
-    pictures:ImageCache, # from `cached`
+    pictures:ImageCache, # from `load_cache`
     seed:int=0, # as for `train_reader`
 )->AttributeClassifier:
     "The reader of these pictures: the first call trains it, all others read it"

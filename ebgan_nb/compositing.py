@@ -109,7 +109,7 @@ def downsample_mask(
     return out[None, None].float()
 
 # %% ../nbs/68_compositing.ipynb #28db56a9
-def _lay(result, y, M, m, box): # as `lay_over`, but into the picture itself
+def _lay(result, y, M, m, box): # as `composite_at`, but into the picture itself
     import numpy as np
     from PIL import Image
     y = np.array(y.convert('L') if result.mode in ('L', 'LA') else y)

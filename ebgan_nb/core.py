@@ -67,23 +67,23 @@ def quick()->bool:
 # %% ../nbs/00_core.ipynb #637d6e6a
 class RankedGenerator(torch.Generator):
     "torch's generator, and for which part of a batch it draws: (rank, world) are every world-th picture, from number rank on"
-    part, only = (0, 1), slice(None) # only: numbers of those of its pictures that something is drawn for
+    rank_world, index = (0, 1), slice(None) # index: numbers of those of its pictures that something is drawn for
 
-    def of(self, only):
-        "The same generator, which from now on draws for some of its pictures; `per_picture` still draws for all, and throws away"
-        self.only = only
+    def of(self, index):
+        "The same generator, which from now on draws for some of its pictures; `per_sample` still draws for all, and throws away"
+        self.index = index
         return self
 
 def generator(
     seed:int, # the experiment's seed
     *keys, # what the numbers are for: ints and strings, say `'batch', 1001`
-    part=(0, 1), # several processes share a batch: the number of this one, and how many they are
+    rank_world=(0, 1), # several processes share a batch: the number of this one, and how many they are
 )->RankedGenerator: # on the CPU
     "A generator that is a pure function of `seed` and `keys`: nothing drawn elsewhere can disturb it"
     parts = [k if isinstance(k, str) else operator.index(k) for k in (seed, *keys)]
     digest = hashlib.sha256(repr(parts).encode()).digest()
     g = RankedGenerator().manual_seed(int.from_bytes(digest[:8], 'little'))
-    g.part = part
+    g.rank_world = rank_world
     return g
 
 # %% ../nbs/00_core.ipynb #52ddc81f
@@ -91,10 +91,10 @@ def per_sample(
     draw, # `torch.rand`, or another of torch's functions of (shape, generator=)
     n:int, # pictures of this process (of which the generator's `only` chooses)
     *shape, # of what is drawn for each
-    generator:torch.Generator, # its `part` says which of the pictures of all processes are meant
+    generator:torch.Generator, # its `rank_world` says which of the pictures of all processes are meant
 )->torch.Tensor: # (n, *shape)
     "Random numbers for each picture, the same whichever process holds it"
-    (rank, world), only = getattr(generator, 'part', (0, 1)), getattr(generator, 'only', slice(None))
+    (rank, world), only = getattr(generator, 'rank_world', (0, 1)), getattr(generator, 'index', slice(None))
     if isinstance(only, torch.Tensor): n = len(only)
     return draw((n*world, *shape), generator=generator)[rank::world][only]
 
@@ -137,7 +137,7 @@ def normalize(
 def to_uint8(
     x:torch.Tensor, # floats in [-1,1] of any shape; a little beyond is clipped, beyond 2 is refused
 )->torch.Tensor: # uint8 of the same shape
-    "Back to bytes: $b = 127.5 (x + 1)$, rounded, the exact inverse of `to_unit`"
+    "Back to bytes: $b = 127.5 (x + 1)$, rounded, the exact inverse of `normalize`"
     if x.dtype==torch.uint8: return x
     x = x.detach().float()
     if not (x.abs() <= 2).all(): raise WrongInput(f'a picture in [-1,1] was expected, values reach {x.abs().max():.3g}')

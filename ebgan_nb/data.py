@@ -68,10 +68,10 @@ def batch_indices(
 # %% ../nbs/22_data.ipynb #382c4f2d
 def _chosen(dl, k):
     "What chance decides of batch k: pictures, where their crops begin, who is mirrored, which of them are B, and the generator for what is left"
-    (rank, world), n = dl.part, dl.bs*dl.part[1]
-    g = generator(dl.seed, 'batch', k, part=dl.part)
+    (rank, world), n = dl.rank_world, dl.bs*dl.rank_world[1]
+    g = generator(dl.seed, 'batch', k, rank_world=dl.rank_world)
     i = torch.from_numpy(dl.idxs[batch_indices(len(dl.idxs), n, dl.seed, k)])
-    dx, dy = dl.pictures.margin + torch.randint(-dl.shift, dl.shift + 1, (2, n), generator=g)
+    dx, dy = dl.pictures.margin + torch.randint(-dl.max_shift, dl.max_shift + 1, (2, n), generator=g)
     flip, perm = torch.rand(n, generator=g) < .5, torch.randperm(n, generator=g)
     mine = torch.arange(rank, n, world)
     held, exemplars = (mine, perm) if world==1 else (torch.cat([mine, perm[mine]]), torch.arange(dl.bs, 2*dl.bs)) # somebody else may hold A's exemplar
@@ -112,15 +112,15 @@ class ExemplarLoader(DataLoader):
         regions=None, # regions and unions for the masks; None: all
         train:bool=True, # False: no shift, no mirror, fixed order, pairs and masks
         n_batches:int=None, # batches a round; None: once through the pictures
-        shift:int=None, # largest random shift, pixels, within the margin of 1/16 of the size; None: half of it
+        max_shift:int=None, # largest random shift, pixels, within the margin of 1/16 of the size; None: half of it
         device=None, # where batches are wanted; None: the CPU
-        part=(0, 1), # several processes train together: the number of this one, and how many; a batch has `bs` faces in each
+        rank_world=(0, 1), # several processes train together: the number of this one, and how many; a batch has `bs` faces in each
     ):
-        self.pictures, self.idxs, self.seed, self.train, self.regions, self.part = pictures, np.asarray(idxs), seed, train, regions, part
+        self.pictures, self.idxs, self.seed, self.train, self.regions, self.rank_world = pictures, np.asarray(idxs), seed, train, regions, rank_world
         self.attributes = list(attributes or pictures.attributes)
         self.columns = [pictures.attributes.index(a) for a in self.attributes]
         self.start, self.n_batches = 0, -(-len(self.idxs)//check_int(bs, 'bs', 1)) if n_batches is None else check_int(n_batches, 'n_batches', 1)
-        self.shift = pictures.margin//2 if shift is None else check_int(shift, 'shift', 0, pictures.margin)
+        self.max_shift = pictures.margin//2 if max_shift is None else check_int(max_shift, 'shift', 0, pictures.margin)
         super().__init__(self.idxs, bs=bs, device=check_device(device or 'cpu'))
     def __len__(self): return self.n_batches - self.start % self.n_batches          # what is left of the round
     def __iter__(self):
@@ -236,7 +236,7 @@ def dataloaders(
         if len(i) < 2: raise WrongInput(f'{data}: {len(i)} readable pictures for {name}, at least 2 are needed (see list_eval_partition)')
     turns = oversample(idxs['train'], p.labels[idxs['train']]) if balance else idxs['train']
     make = partial(ExemplarLoader, p, bs=bs, seed=seed, attributes=attributes, regions=regions)
-    dls = DataLoaders(make(turns, n_batches=val_every, shift=max_shift, part=rank_world), make(idxs['valid'], train=False), device=device)
+    dls = DataLoaders(make(turns, n_batches=val_every, max_shift=max_shift, rank_world=rank_world), make(idxs['valid'], train=False), device=device)
     dls.attributes, dls.size, dls.template, dls.source_info = attributes, size, p.template, _source_info(data, p, idxs)
     return dls
 

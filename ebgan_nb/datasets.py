@@ -140,7 +140,7 @@ def find_celeba(
 
 # %% ../nbs/20_datasets.ipynb #e3849bb9
 class CelebA:
-    "CelebA as its owners ship it: `names`, `labels` (frame of 0 and 1), `partition` (0, 1, 2), `landmarks` ((N,5,2) pixels or None), `open(i)`"
+    "CelebA as its owners ship it: `names`, `labels` (frame of 0 and 1), `partition` (0, 1, 2), `square_landmarks` ((N,5,2) pixels or None), `open(i)`"
     kind = 'celeba'
     def __init__(self,
         path, # folder with img_align_celeba (a folder or .zip) and the annotation files, or that zip
@@ -255,7 +255,7 @@ def resolve_dataset(
     data, # 'faces', a path to CelebA (folder or zip; './faces' if it has that name), or a source
     skip_bad:bool=False, # go on without unreadable photographs
     n:int=None, # training faces, if they are drawn
-): # `FaceWorld` or `CelebA`
+): # `SyntheticFaces` or `CelebA`
     "The source that `data` means"
     if isinstance(data, (str, os.PathLike)): return SyntheticFaces(n) if data=='faces' else CelebA(data, skip_bad)
     if not hasattr(data, 'identity'): raise WrongInput(f"data: 'faces', a path to CelebA or a source is expected, not {data!r:.80}")

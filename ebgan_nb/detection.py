@@ -82,9 +82,9 @@ def five_landmarks(
     return np.stack([p[0], p[1], eyes + .58*(mouth - eyes), mouth - half, mouth + half])
 
 def three_points(
-    points, # as for `five`
+    points, # as for `five_landmarks`
 )->np.ndarray: # (3,2): both eyes and the middle of the mouth
-    "What a user drags: the inverse of `five`"
+    "What a user drags: the inverse of `five_landmarks`"
     p = five_landmarks(points)
     return np.stack([p[0], p[1], p[3:].mean(0)])
 
@@ -220,7 +220,7 @@ def find_faces(
     image, # PIL; it is searched by the CPU
     finder=None, # `E.landmark_net` of a model, which sees landmarks in aligned faces; None: that for drawn faces; False: the detector alone
     template='faces', # where that finder expects a face
-)->list: # of `Face`, the largest first; empty if there is none
+)->list: # of `DetectedFace`, the largest first; empty if there is none
     "The faces in a picture"
     image = on_white(image)
     x, finder = pil_to_tensor(image), default_landmark_net() if finder is None else finder
@@ -329,7 +329,7 @@ def shipped_photo_classifier()->nn.Sequential:
 
 @torch.inference_mode()
 def is_photograph(
-    face, # PIL, any mode: a face that fills it, see `Portrait.aligned`. It is judged by the CPU
+    face, # PIL, any mode: a face that fills it, see `AlignedFace.aligned`. It is judged by the CPU
 )->bool:
     "A photograph, or a face that `faces` drew?"
     from PIL import Image

@@ -51,7 +51,7 @@ class PeerLost(RunFailed):
 
 @contextmanager
 def raise_on_peer_loss():
-    "What fails because another process is gone becomes `Lost`"
+    "What fails because another process is gone becomes `PeerLost`"
     try: yield
     except RuntimeError as e:
         rank, world = rank_world()

@@ -49,7 +49,7 @@ def label_tensors(
     editor, # Editor
     B, # exemplar (1,3,S,S), in the square; on the editor's device, as M
     M, # mask (1,1,S,S)
-    choice:dict=None, # from `chosen`
+    choice:dict=None, # from `check_selection`
 )->dict: # arguments of `AttEBGAN.edit`
     "Names and labels as tensors"
     if choice is None: return {}
@@ -70,12 +70,12 @@ def _strips(box, pixels=2**20): # of so many pixels: their rows, counted in the 
 
 def edit_region(
     editor, # Editor; only its network works on its device
-    source, exemplar, # PIL, see `picture`
+    source, exemplar, # PIL, see `to_editable`
     region, mask, # one of them; the other is None
     strength:float=1., soft:int=0,
     source_points=None, exemplar_points=None, # five landmarks each; None: aligned by convention
     noise_floor:float=NOISE_FLOOR,
-    choice:dict=None, # of Att-EBGAN, see `chosen`
+    choice:dict=None, # of Att-EBGAN, see `check_selection`
 ): # PIL, of the source's size and mode
     "One region of the source, filled in after one exemplar"
     S, size, square = editor.size, source.size, (0, 0, editor.size, editor.size)
@@ -224,7 +224,7 @@ class Editor:
 
     @classmethod
     def load(cls,
-        weights=None, # a name of NAMES, a folder of `ebgan_train`, a .safetensors file, or a Hub id 'user/repo'; None: as fits the source of each edit, see `Chooser`
+        weights=None, # a name of NAMES, a folder of `ebgan_train`, a .safetensors file, or a Hub id 'user/repo'; None: as fits the source of each edit, see `AutoEditor`
         device='cpu', # where the network works, see above
     ):
         "An editor with weights from a file; nothing in it is executed"
@@ -237,7 +237,7 @@ class Editor:
         editor.weights = str(weights)
         return editor
 
-    def fitting(self, photograph, labels=False): return self # these weights, whatever the picture is: `Chooser` chooses
+    def fitting(self, photograph, labels=False): return self # these weights, whatever the picture is: `AutoEditor` chooses
     def for_picture(self, source, points=None, labels=False): return self
     def points_in(self, image, points, template): return points
 
@@ -247,7 +247,7 @@ Editor.edit, Editor.read = edit, read
 
 # %% ../nbs/70_editing.ipynb #7c2f1b02
 def is_photo(
-    image, # PIL, see `picture`
+    image, # PIL, see `to_editable`
     points=None, # five landmarks in pixels; None: aligned by convention
 )->bool:
     "Is the face in a picture a photograph, or drawn?"

@@ -26,7 +26,7 @@ from .files import Parser, command, user_path, int_range, write_bytes
 from .faces import transfer
 from .labels import MAX_OVERLAP
 from .masks import coverage, active_labels, region_mask
-from .metrics import EVAL_REGIONS, LEAKS, PAPER_EDIT, missing_extras, bootstrap, fidelity_metrics, drawn, swap_factors, retrieval_top1, leak, with_baselines, display_name, pairs, ratio_of_sums, psnr, boundary_gradient, test_people
+from .metrics import EVAL_REGIONS, LEAKS, PAPER_EDIT, missing_extras, bootstrap, fidelity_metrics, render_normalized, swap_factors, retrieval_top1, leak, with_baselines, display_name, pairs, ratio_of_sums, psnr, boundary_gradient, test_people
 from .weights import find_weights, load_weights
 
 # %% ../nbs/60_evaluation.ipynb #f9e66f84
@@ -51,7 +51,7 @@ def measure_pairs(
     device, # of the model
 ): # yields (region, method, metric), numerators, denominators
     "All that is measured on pairs"
-    draw = lambda people: drawn(people, size).to(device)
+    draw = lambda people: render_normalized(people, size).to(device)
     A, B = draw(a), draw(b)
     for region in regions:
         M, T = region_mask(region, size=size).to(device), draw(transfer(a, b, region))
@@ -71,11 +71,11 @@ def measure_retrieval(
     device, # of the model
 ): # yields (region, method, metric), numerator, denominator
     "Dependence on the exemplar, for one source"
-    A, B = (drawn(people, size).to(device) for people in (a, b))
+    A, B = (render_normalized(people, size).to(device) for people in (a, b))
     A = A.expand_as(B)
     for region in regions:
         M = region_mask(region, size=size).to(device)
-        Ts = drawn(transfer(a[torch.zeros(len(b)).long()], b, region), size).to(device)
+        Ts = render_normalized(transfer(a[torch.zeros(len(b)).long()], b, region), size).to(device)
         for name, f in methods.items(): yield (region, name, 'dependence'), *retrieval_top1(numbers(f(A, B, M), name), Ts, M)
 
 # %% ../nbs/60_evaluation.ipynb #aff5228e
@@ -128,7 +128,7 @@ def run_jobs(
     return {key: tuple(map(torch.cat, zip(*parts))) for key, parts in sums.items()}
 
 def table(
-    sums:dict, # from `collected`
+    sums:dict, # from `run_jobs`
     seed:int=0, # of the bootstrap
 ): # frame: region, method, metric, value, low, high, faces
     "One row a figure, with its 95% interval"
@@ -229,7 +229,7 @@ def measure_filter_photographs(
     j, # int array (n,): exemplars
     device, # of the model
 ): # yields (region, method, metric), numerators, denominators
-    "`job_filter` of photographs, with the labels that CelebA gives"
+    "`measure_filter` of photographs, with the labels that CelebA gives"
     columns = [pictures.attributes.index(x) for x in model.attributes]
     (A, P, y_A), (B, _, y_B) = (tuple(t.to(device) for t in load_images(pictures, k)) for k in (i, j))
     yield from measure_filter(model, reader, A, B, y_A[:, columns].float(), y_B[:, columns].float(), P)
@@ -400,8 +400,8 @@ def measure_selective(
     "Edits against the true selective edit"
     names, size = model.attributes, model.config.size
     selected = torch.zeros(len(names)).index_fill(0, torch.randperm(len(names), generator=generator(seed, 'choice'))[:len(names)//2], 1.).to(device)
-    T = drawn(transfer(a, b, 'face', attributes=[x for x, on in zip(names, selected) if on]), size).to(device)
-    A, B, M = drawn(a, size).to(device), drawn(b, size).to(device), region_mask('face', size=size).to(device)
+    T = render_normalized(transfer(a, b, 'face', attributes=[x for x, on in zip(names, selected) if on]), size).to(device)
+    A, B, M = render_normalized(a, size).to(device), render_normalized(b, size).to(device), region_mask('face', size=size).to(device)
     for name, f in (methods | {display_name(model): partial(model.edit, selected=selected)}).items():
         for metric, sums in fidelity_metrics(numbers(f(A, B, M), name), A, T, M).items(): yield (SELECTIVE, name, metric), *sums
 
@@ -428,7 +428,7 @@ def evaluate_filter(
     reader, plain, device = reader or drawn_reader(), plain or load_weights(find_weights('faces'))[0], next(model.parameters()).device
     (a, b), reader, methods = pairs(n, seed), check_classifier(reader, model).to(device), with_baselines() | {'EBGAN': plain.to(device).edit}
     def seen(a, b): # drawn when its turn comes
-        return measure_filter(model, reader, *(drawn(p, model.config.size).to(device) for p in (a, b)), *(labels_of(p, model.attributes).to(device) for p in (a, b)))
+        return measure_filter(model, reader, *(render_normalized(p, model.config.size).to(device) for p in (a, b)), *(labels_of(p, model.attributes).to(device) for p in (a, b)))
     todo = []
     for i in range(0, n, 50):
         part = a[i:i+50], b[i:i+50]
@@ -449,7 +449,7 @@ def leak_matrix(
     reader, names, size = reader or drawn_reader(), list(model.attributes), model.config.size
     (a, b), columns, rows = pairs(n, seed), [reader.attributes.index(x) for x in names], []
     device = next(model.parameters()).device
-    reader, A, B, M = reader.to(device), *(t.to(device) for t in (drawn(a, size), drawn(b, size), region_mask('face', size=size)))
+    reader, A, B, M = reader.to(device), *(t.to(device) for t in (render_normalized(a, size), render_normalized(b, size), region_mask('face', size=size)))
     new = (labels_of(b, names) > labels_of(a, names)).to(device)
     p = lambda of, selected: reader(model.edit(A[of], B[of], M, selected=selected, others='source'))[:, columns].sigmoid()
     for i, e in enumerate(torch.eye(len(names)).to(device)): rows.append((p(new[:, i], e) - p(new[:, i], 0*e)).mean(0).tolist())

@@ -118,7 +118,7 @@ _BESIDE = re.compile(r'\.(?P<stem>.{1,40})-\d+-[0-9a-f]{8}(?P<suffix>\.\w+)?')
 def _beside(path): return path.with_name(f'.{path.stem[:40]}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}')
 
 def sweep(
-    folder, # where files are written by `written`
+    folder, # where files are written by `atomic_write`
     of:Path=None, # only what was to become this file; None: any
     older:float=3600., # seconds: younger ones may still be growing. 0: nobody else can be writing here
 ):

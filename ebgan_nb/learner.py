@@ -178,7 +178,7 @@ def show_picture(picture):
 
 # %% ../nbs/49_learner.ipynb #e905a519
 class EBGANLearner(Learner):
-    "fastai's `Learner` for `Adversaries`"
+    "fastai's `Learner` for `GANModule`"
     threads = None # of torch while it trains: those of a checkpoint that was loaded; None: `best_threads`
 
     def fit(self, *args, **kwargs):
@@ -188,7 +188,7 @@ class EBGANLearner(Learner):
         raise WrongInput("lr_find needs one loss that tells a good rate from a bad one; E and G play against D here, and D's success raises their loss. Start from lr=6e-4 and look at the faces.")
 
 def splitter(
-    model # `Adversaries`
+    model # `GANModule`
 ) -> list:
     "Parameter groups: E and G, then D, then C if there is one"
     net = model.net
@@ -215,7 +215,7 @@ def ebgan_learner(
     model='ebgan', # or 'att-ebgan': it filters by the labels of `dls`
     guided=False, # EBGAN only: does a C that reads the labels of `dls` judge its edits, too (Eq. 2)?
     **kwargs # for `Learner`, and fields of the model's `config`
-) -> EBGANLearner: # ready for `fit`
+) -> EBGANLearner: # ready for `estimate_similarity`
     "EBGAN of Eq. 10 and 11, or Att-EBGAN of Eq. 7 to 9, on fastai; the networks lie on `dls.device`, where the batches are"
     preset, filters = preset or PRESET[dls.source_info['kind']], check_choice(model, MODELS, 'model')=='att-ebgan'
     labels = check_editable(dls.attributes) if filters or guided else ()

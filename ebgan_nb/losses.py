@@ -106,7 +106,7 @@ class LossWeights:
     def preset(cls,
         name:str, # 'course', 'paper', 'photographs' or 'detailed'
     ):
-        "`paper`: the printed weights; `course`: this class's defaults; `photographs`: sharp rather than safe"
+        "`paper`: the printed weights; `course`: this class's defaults; `celeba_sample`: sharp rather than safe"
         presets = {'course': cls(), 'detailed': cls(),
                 'paper': cls(rec=100., rec_masked=0., cyc=10., adv=1., code=0., find=0., detach=False,
                              cls=10., cyc_on_gated=False, cls_mean=False, cls_input='A_b', region_labels_only=False, drop=0., mixed=0.),

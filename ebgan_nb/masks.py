@@ -37,7 +37,7 @@ def _power(z, p):
 def in_superellipse(
     x, # face coordinate along the eyes, (N,H,W)
     y, # face coordinate towards the mouth, (N,H,W)
-    shape, # a row of `SHAPES`; all but the power may be (N,1,1) tensors
+    shape, # a row of `REGION_SHAPES`; all but the power may be (N,1,1) tensors
 )->torch.Tensor: # bool (N,H,W)
     "The pixels inside a superellipse"
     cx, cy, a, b, p, t = shape
@@ -49,9 +49,9 @@ def in_superellipse(
 TEMPLATE_MARGIN = dict(faces=.12, celeba=0.)     # eye distances: how far a face may lie off the template
 
 def dilate_shape(
-    shape, # a row of `SHAPES`
+    shape, # a row of `REGION_SHAPES`
     d:float, # eye distances
-): # a row of `SHAPES`
+): # a row of `REGION_SHAPES`
     "The same shape with half axes that are longer by `d`"
     cx, cy, a, b, p, t = shape
     return cx, cy, a + d, b + d, p, t
@@ -177,7 +177,7 @@ TRAIN_REGIONS = ('mouth', 'mouth', 'eyes', 'eyes', 'brows', 'nose', 'face', 'fac
 _JITTER = torch.tensor([(-.06, .06), (-.06, .06), (-.04, .16), (-.04, .16)]) # least and most that is added to centre and half axes
 
 def _jittered(u):
-    "`SHAPES` with centres and half axes that differ a little from face to face: (n,regions,4), from as many numbers in 0..1"
+    "`REGION_SHAPES` with centres and half axes that differ a little from face to face: (n,regions,4), from as many numbers in 0..1"
     low, high = _JITTER.T
     return torch.tensor([REGION_SHAPES[r][:4] for r in REGIONS]) + low + (high - low)*u
 
@@ -186,7 +186,7 @@ def training_masks(
     landmarks:torch.Tensor, # (N,5,2) pixels of a picture of that size
     size, # pixels: the side of a square picture, or (H, W)
     generator:torch.Generator, # on the CPU
-    regions=None, # regions and unions to choose from; None: `TRAINED`
+    regions=None, # regions and unions to choose from; None: `TRAIN_REGIONS`
     free_form_fraction:float=.15, # share of free-form masks
 )->torch.Tensor: # float (N,1,H,W) of 0 and 1, on the device of the landmarks
     "M for each face: a random region, slightly moved and stretched, or brush strokes"

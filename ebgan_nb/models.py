@@ -224,7 +224,7 @@ class GeneratorDecoder(nn.Module):
             xs = x, *(skips[i-1:i] if i else ()), *([code] if i==self.code_level else [])
             if i==self.code_level and len(self.deep): xs = self.deep(self.join(*xs)),
             x = layer(*xs)
-        if filled is not None: x = x.float() + torch.atanh(.97*filled.clamp(-1, 1)).repeat(-(-len(x)//len(filled)), 1, 1, 1)[:len(x)] # as `added` does
+        if filled is not None: x = x.float() + torch.atanh(.97*filled.clamp(-1, 1)).repeat(-(-len(x)//len(filled)), 1, 1, 1)[:len(x)] # as `sum_convs` does
         return torch.tanh(x.float())
 
 # %% ../nbs/32_models.ipynb #29f3b427
@@ -237,7 +237,7 @@ class Generator(nn.Module):
     def forward(self, A_tilde, M, code): return self.dec(self.enc(A_tilde, M), code)
 
 # %% ../nbs/32_models.ipynb #33c41cbb
-NOISE_FLOOR, NOISE_GAIN = .07, .4 # of `changed`
+NOISE_FLOOR, NOISE_GAIN = .07, .4 # of `wiener_weight`
 
 def wiener_weight(
     A:torch.Tensor, # (N,3,S,S) source, in [-1,1]
@@ -254,7 +254,7 @@ def wiener_weight(
 
 class EBGAN(nn.Module):
     "Exemplar-based editing: the region M of A is filled in with what fills it in B"
-    noise_gain = NOISE_GAIN # of `changed`
+    noise_gain = NOISE_GAIN # of `wiener_weight`
     def __init__(self, c:Config):
         super().__init__()
         self.config, self.E, self.G = c, Encoder(c), Generator(c)

@@ -36,7 +36,7 @@ def twins(self:ExemplarLoader,
     n_candidates:int=4096, # candidates
 ): # (n,3,S,S) in [-1,1], and bool (n,): False where M covers no region; on the loader's device, where M lies as well
     "For each face of batch k another one with the same labels where M lies; mirrored or not"
-    p, i, g = self.pictures, _chosen(self, k)[0][:self.bs], generator(self.seed, 'twins', k, part=self.part)
+    p, i, g = self.pictures, _chosen(self, k)[0][:self.bs], generator(self.seed, 'twins', k, rank_world=self.rank_world)
     counts = active_labels(M, self.landmarks(k), p.attributes).cpu()
     others = self.idxs[torch.randint(len(self.idxs), (n_candidates,), generator=g).numpy()]
     differ = weighted_hamming(p.labels[i].float(), counts, p.labels[others].float())
@@ -125,7 +125,7 @@ def alike(self:ExemplarLoader,
     "For each face of batch k a twin that is like it in detail where M lies, and unlike it in light, skin and turn; in labels that do not count like anybody"
     p, (i, dx, dy, flip), gallery = self.pictures, (t[:self.bs] for t in _chosen(self, k)[:4]), self.gallery(k)
     counts, y = active_labels(M, self.landmarks(k), p.attributes).cpu().float(), p.labels[i].float()
-    g = generator(self.seed, 'alike', k, part=self.part)
+    g = generator(self.seed, 'alike', k, rank_world=self.rank_world)
     stranger = p.labels[self.idxs[per_sample(partial(torch.randint, len(self.idxs)), len(i), generator=g).numpy()]].float()
     differ = 20*weighted_hamming(y, counts, gallery.labels) + .12*weighted_hamming(stranger, 1 - counts, gallery.labels)
     differ[i[:, None]==gallery.idxs] = torch.inf

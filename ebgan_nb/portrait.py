@@ -184,7 +184,7 @@ def layer(
     return keep
 
 def _span(a, b, limit, step):
-    "Pixels from a to b, widened to a multiple of `step`"
+    "Pixels from a to b, widened to a multiple of `boundary_gradient`"
     lo, hi = max(0, math.floor(a)), min(limit, math.ceil(b))
     n = min(limit, -(-(hi - lo)//step)*step)
     lo = min(lo, limit - n)

@@ -55,7 +55,7 @@ def _path(value, label): # Path
 
 def open_picture(
     path, # a picture file
-): # PIL, see `picture`
+): # PIL, see `to_editable`
     "Open and decode a picture file; what is wrong with it is said in one line that names it"
     return to_editable(open_image(path := _path(path, 'open_picture')), str(path))
 
@@ -98,7 +98,7 @@ def encode_image(
     image, # PIL
     to, # a path, or a file open for bytes
     suffix:str, # names the format, one of FORMATS
-    texts:dict, # {name: text}, see `mark`
+    texts:dict, # {name: text}, see `provenance`
     **kwargs, # for PIL's `save`
 ):
     "Write a picture with these texts, and no others"
@@ -117,7 +117,7 @@ def encode_image(
 def save_edit(
     image, # PIL
     path, # its suffix names the format, one of FORMATS
-    texts:dict=None, # {name: text}; None: those of `mark()`
+    texts:dict=None, # {name: text}; None: those of `provenance()`
 ):
     "Write an edited picture, marked as such, whole or not at all"
     from PIL import Image

@@ -250,7 +250,7 @@ RANGES = dict(size=(8, 1024), bs=(2, 8192), seed=(0, 2**63 - 1), lr=(1e-9, 1e6),
 
 # %% ../nbs/50_training.ipynb #5f0e7a31
 def fitting(
-    field: dataclasses.Field, # of `Settings`
+    field: dataclasses.Field, # of `TrainConfig`
     v # its value, from wherever
 ): # the same, as plain Python has it
     "A value of the right kind, in its range, or `WrongInput`"
@@ -348,7 +348,7 @@ class ProgressLine(ProgressCallback):
 
 # %% ../nbs/50_training.ipynb #4cb5a63a
 class ResumeCounters(Callback):
-    "Number rounds and batches from the beginning of the run, not of this call of `fit`"
+    "Number rounds and batches from the beginning of the run, not of this call of `estimate_similarity`"
     order = -5
     def before_fit(self): self.first, self.learn.train_iter = self.learn.adversarial_step.k // self.dls.train.n_batches, self.learn.adversarial_step.k
     def before_epoch(self): self.learn.epoch += self.first
@@ -460,7 +460,7 @@ def load_pretrained(
     for mine in (learn.model.net, learn.ema.ema_model.module): mine.load_state_dict(ours | fit)
 
 def compile_nets(
-    model # `Adversaries`
+    model # `GANModule`
 ):
     "Let torch compile each network, in place: names and values of its weights stay"
     for net in (model.net.E, model.net.G.enc, model.net.G.dec, model.D, *([model.C] if model.C else [])): net.compile()
@@ -517,7 +517,7 @@ def fit_run(learn, out, limit, cbs):
         raise RunFailed(f"{out}: {e.strerror or e}: make room, then go on with: ebgan_train --resume {out}") from None
     if limit.stop: raise KeyboardInterrupt(f"stopped after batch {learn.adversarial_step.k}, saved; go on with: ebgan_train --resume {out}")
 
-NO_LIMIT = 100_000  # `Limit` ends a run, not the number of rounds
+NO_LIMIT = 100_000  # `StopAfter` ends a run, not the number of rounds
 
 # %% ../nbs/50_training.ipynb #9172f442
 def read_log(out) -> 'pd.DataFrame':
@@ -530,7 +530,7 @@ def read_log(out) -> 'pd.DataFrame':
 
 # %% ../nbs/50_training.ipynb #04118811
 def parser() -> Parser:
-    "`ebgan_train`'s options, from the fields and comments of `Settings`"
+    "`ebgan_train`'s options, from the fields and comments of `TrainConfig`"
     from fastcore.docments import docments
     p = Parser('ebgan_train', description="Train EBGAN or Att-EBGAN on drawn faces or photographs. Each round ends with a checkpoint; a killed run goes on with --resume.")
     help = docments(TrainConfig)

@@ -36,7 +36,7 @@ class Paintable(T.HasTraits):
     image = T.Unicode('').tag(sync=True) # of the source, a data URL
     alt = T.Unicode('source').tag(sync=True) # its name
     side = T.Int(1).tag(sync=True) # its pixels
-    region = T.Unicode('').tag(sync=True) # the parts that are pressed, see `mask_text`
+    region = T.Unicode('').tag(sync=True) # the parts that are pressed, see `encode_mask`
     painted = T.Unicode('').tag(sync=True) # what is painted besides
     brush = T.Int(10).tag(sync=True) # its width when the page opens
     download = T.Unicode('').tag(sync=True) # files to hand over, JSON: [[name, data URL], ...]

@@ -130,7 +130,7 @@ def card():
     "Inside there is a GPU, and the package finds it to be the best device; batches are loaded in turn, since only this thread knows of it"
     with ExitStack() as stack:
         stack.enter_context(patch('ebgan_nb.core.best_device', lambda: torch.device('cuda')))
-        stack.enter_context(patch('ebgan_nb.data.in_order', lambda f, ks, workers=1: map(f, ks)))
+        stack.enter_context(patch('ebgan_nb.data.parallel_map', lambda f, ks, workers=1: map(f, ks)))
         stack.enter_context(patch('torch.cuda.is_bf16_supported', lambda *args, **kwargs: True))
         stack.enter_context(patch('torch.cuda.amp.common.amp_definitely_not_available', lambda: False)) # scalers scale; networks go on in 32 bits
         stack.enter_context(patch.multiple(torch.inference_mode, __enter__=NoGradient.__enter__, __exit__=NoGradient.__exit__))

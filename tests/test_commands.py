@@ -22,7 +22,7 @@ from safetensors import safe_open
 
 from ebgan_nb import editing, evaluation, training
 from ebgan_nb.masks import REGION_SHAPES
-from ebgan_nb.session import drawn
+from ebgan_nb.session import drawn_face
 
 MAIN = dict(ebgan_train=training.main, ebgan_edit=editing.main, ebgan_evaluate=evaluation.main)
 SMALL = dict(EBGAN_QUICK='1', EBGAN_PHOTOS='', CUDA_VISIBLE_DEVICES='')
@@ -84,8 +84,8 @@ def right(name, argv, result, cwd):
 def home(tmp_path_factory):
     "A folder with pictures, weights of a small run, and the drawn faces that all cases share"
     at = tmp_path_factory.mktemp('commands')
-    for i, name in enumerate(('a', 'b')): drawn(7, i, 64).save(at/f'{name}.png')
-    drawn(7, 2, 80).save(at/'large.jpg')
+    for i, name in enumerate(('a', 'b')): drawn_face(7, i, 64).save(at/f'{name}.png')
+    drawn_face(7, 2, 80).save(at/'large.jpg')
     (at/'text.png').write_text('no picture')
     (at/'folder').mkdir()
     from PIL import Image

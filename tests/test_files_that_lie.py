@@ -87,7 +87,7 @@ def test_postscript_reaches_no_interpreter(copy_of, tmp_path, packed):
     assert mark.exists() # Pillow left to itself would have asked it
     mark.unlink()
     if packed: zipped(copy_of)
-    done = python('import sys; from ebgan_nb.datasets import CelebA; from ebgan_nb.data import cached; print(cached(CelebA(sys.argv[1], skip_bad=True), 32).info["bad"])', copy_of, env=env)
+    done = python('import sys; from ebgan_nb.datasets import CelebA; from ebgan_nb.cache import load_cache; print(load_cache(CelebA(sys.argv[1], skip_bad=True), 32).info["bad"])', copy_of, env=env)
     assert '000003.jpg: no picture that is read here' in done.stdout and not mark.exists(), done
 
 def nowhere(f): f.symlink_to('/nope')

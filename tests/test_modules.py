@@ -12,7 +12,7 @@ from conftest import ROOT, modules
 from fastcore.docments import docments
 
 MODULES = modules()
-LIGHT = {'core', 'attributes', 'masks', 'blocks', 'labels', 'models', 'photographs', 'editing'}
+LIGHT = {'core', 'attributes', 'masks', 'blocks', 'labels', 'models', 'detection', 'geometry', 'images', 'augment', 'weights', 'compositing', 'editing'}
 HEAVY = {'torchvision', 'matplotlib', 'pandas', 'fastai'}
 each_module = pytest.mark.parametrize('module', MODULES)
 

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_commands import leftovers, ran
 
-from ebgan_nb import editing, photographs
+from ebgan_nb import detection, editing
 from ebgan_nb.attributes import REGIONS
 from ebgan_nb.core import WrongInput
 from ebgan_nb.geometry import align
@@ -27,7 +27,7 @@ from ebgan_nb.compositing import mask_pixels, region_pixels
 from ebgan_nb.editing import Editor
 from ebgan_nb.models import build, config
 from ebgan_nb.weights import save_weights
-from ebgan_nb.session import drawn
+from ebgan_nb.session import drawn_face
 
 PRINT = '%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n'
 LIMIT = 7999 # pixels: the side of the largest square that is taken
@@ -43,7 +43,7 @@ def small():
 @pytest.fixture(scope='module')
 def home(small, tmp_path_factory):
     at = tmp_path_factory.mktemp('pictures')
-    for i, name in enumerate(('a', 'b')): drawn(7, i, 64).save(at/f'{name}.png')
+    for i, name in enumerate(('a', 'b')): drawn_face(7, i, 64).save(at/f'{name}.png')
     for name, editor in small.items(): save_weights(at/f'{name}.safetensors', editor.model, dict(regions_template='faces'))
     return at
 
@@ -87,7 +87,7 @@ def test_names_are_said_and_do_no_harm(home):
     for name in ('\x1b[31mred.png', 'two\nlines.png', 'ü\udcff.png', '\u202egnp.png', 'a\x07b.png'):
         (home/name).write_bytes(b'no picture')
         one_line(edited(home, name, 'b.png'), 2, 'no picture')
-        drawn(7, 0, 64).save(home/name, 'PNG')
+        drawn_face(7, 0, 64).save(home/name, 'PNG')
         code, out, err = edited(home, name, 'b.png', out=f'y-{name}')
         assert (code, err)==(0, '') and len(out.splitlines())==1 and out.strip().isprintable() and (home/f'y-{name}').exists(), (code, out, err)
     long = 'x'*5000 + '.png'
@@ -114,22 +114,22 @@ TORN_NOTES = [b'Exif\0\0' + head + tail for head in (b'II*\0', b'MM\0*', b'') fo
 @pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize('kind', ('JPEG', 'PNG', 'WEBP'))
 def test_a_torn_note_refuses_no_photograph(kind, home):
-    face = drawn(7, 0, 64)
+    face = drawn_face(7, 0, 64)
     for note in TORN_NOTES:
         (home/'noted.png').write_bytes(file(face, kind, exif=note))
         im = open_picture(home/'noted.png')
         assert im.size==face.size and abs(np.array(im, dtype=int) - np.array(face)).mean() < 12
-        assert photographs.open_upload(file(face, kind, exif=note)).size==face.size
+        assert detection.open_upload(file(face, kind, exif=note)).size==face.size
 
 @pytest.mark.parametrize('kind', ('JPEG', 'PNG', 'WEBP', 'TIFF'))
 def test_turned_upright_once(kind, home):
-    face = drawn(7, 0, 64).crop((0, 0, 64, 50))
+    face = drawn_face(7, 0, 64).crop((0, 0, 64, 50))
     for o in range(1, 9):
         note = Image.Exif(); note[0x112], note[0x9999] = o, b'odd'
         (home/'turned.png').write_bytes(data := file(face, kind, exif=note))
         expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
         lazy = Image.open(io.BytesIO(data), formats=[kind])
-        for im in (open_picture(home/'turned.png'), editing.to_editable(open_picture(home/'turned.png')), editing.to_editable(lazy), photographs.open_upload(data)):
+        for im in (open_picture(home/'turned.png'), editing.to_editable(open_picture(home/'turned.png')), editing.to_editable(lazy), detection.open_upload(data)):
             assert im.size==expected.size and im.tobytes()==expected.convert('RGB').tobytes(), (kind, o)
 
 def tiff(w, h, depth=8, samples=1, **more):
@@ -142,7 +142,7 @@ def tiff(w, h, depth=8, samples=1, **more):
 
 def odd_pictures():
     "{name: bytes} of files that make Pillow, libtiff or numpy talk"
-    face, deep = drawn(7, 0, 64), np.float32(np.random.default_rng(0).normal(size=(64, 64)))
+    face, deep = drawn_face(7, 0, 64), np.float32(np.random.default_rng(0).normal(size=(64, 64)))
     deep[:2] = [[np.nan], [np.inf]]; deep[2:4] = [[-np.inf], [3e38]]
     quantized = face.quantize(8); quantized.info['transparency'] = bytes(range(0, 160, 20))
     found = {'nan.tif': file(Image.fromarray(deep), 'TIFF'), 'bytes-trns.png': file(quantized), 'i.tif': file(Image.fromarray(np.int32(np.nan_to_num(deep).clip(-2e9, 2e9))), 'TIFF'),
@@ -167,14 +167,14 @@ def test_nothing_stands_beside_the_line(home):
     assert answers[0] and answers[2]
 
 PEAK = '''import sys, json
-from ebgan_nb import editing, photographs
+from ebgan_nb import detection, editing
 from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 def status(key): return int(next(l for l in open('/proc/self/status') if l.startswith(key)).split()[1])/1024
 how, name = sys.argv[1:]
 data = open(name, 'rb').read() if how=='open_upload' else name
 open('/proc/self/clear_refs', 'w').write('5')
 before = status('VmRSS')
-try: said = str((editing.open_picture if how=='open_picture' else photographs.open_upload)(data).mode)
+try: said = str((editing.open_picture if how=='open_picture' else detection.open_upload)(data).mode)
 except ValueError as e: said = str(e)
 print(json.dumps([status('VmHWM') - before, said]))'''
 
@@ -255,10 +255,10 @@ def test_a_full_disk_ends_with_one_line(home, tmp_path):
     at = tmp_path/'disk'; at.mkdir()
     if not shutil.which('mount') or subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=28k', 'tmpfs', at], capture_output=True).returncode: pytest.skip('no small disk can be mounted here')
     try:
-        face = drawn(7, 0, 128); face.save(home/'face.png')
+        face = drawn_face(7, 0, 128); face.save(home/'face.png')
         for suffix in ('jpg', 'tif', 'bmp', 'png', 'webp'):
             path = at/f'o.{suffix}'
-            drawn(7, 1, 64).save(path, quality=50); before = path.read_bytes()
+            drawn_face(7, 1, 64).save(path, quality=50); before = path.read_bytes()
             free = os.statvfs(at)
             (at/'full').write_bytes(bytes(max(0, free.f_bavail*free.f_bsize - 4096)))
             one_line(edited(home, 'face.png', 'b.png', out=path), 1, f'o.{suffix}: not written (No space left on device)', 'the file that was there is as it was')
@@ -275,7 +275,7 @@ def test_a_failed_rename_names_the_target(home, monkeypatch):
 @pytest.mark.parametrize('mode, clear', [('RGB', (250, 250, 250)), ('L', 250), ('P', 3)])
 @pytest.mark.parametrize('suffix', SAVE_OPTIONS)
 def test_a_transparent_colour_stays_or_is_refused(mode, clear, suffix, home):
-    face = drawn(7, 0, 64).convert(mode); face.paste(clear, (0, 0, 8, 64))
+    face = drawn_face(7, 0, 64).convert(mode); face.paste(clear, (0, 0, 8, 64))
     face.save(home/'clear.png', transparency=clear)
     (home/f'y{suffix}').unlink(missing_ok=True)
     result = edited(home, 'clear.png', 'b.png', out=f'y{suffix}')
@@ -312,7 +312,7 @@ def test_a_bad_template_is_the_weights_fault(template, home):
 ODD = [None, 3, 2.5, 'a.png', b'a', [], {}, object(), np.zeros((64, 64, 3), np.uint8), torch.zeros(3, 64, 64)]
 
 def test_wrong_types_are_wrong_input(small, tmp_path, monkeypatch):
-    a, b, editor, att = drawn(7, 0, 64), drawn(7, 1, 64), small['ebgan'], small['att']
+    a, b, editor, att = drawn_face(7, 0, 64), drawn_face(7, 1, 64), small['ebgan'], small['att']
     monkeypatch.chdir(tmp_path)
     refused = []
     def wrong(fn, *args, **kwargs):
@@ -322,7 +322,7 @@ def test_wrong_types_are_wrong_input(small, tmp_path, monkeypatch):
         for call in (lambda: editor.edit(odd, b, 'mouth'), lambda: editor.edit(a, odd, 'mouth'), lambda: editor.edit(a, {'mouth': odd}), lambda: att.read(odd), lambda: Editor(odd, {}),
                      lambda: save_edit(odd, 'y.png')): wrong(call)
         if not isinstance(odd, str): wrong(save_edit, a, odd); wrong(open_picture, odd)
-        if not isinstance(odd, bytes): wrong(photographs.open_upload, odd)
+        if not isinstance(odd, bytes): wrong(detection.open_upload, odd)
         if not isinstance(odd, dict): wrong(Editor, editor.model, odd)
         if odd is None: continue # what was not given
         for name in ('region', 'mask'): wrong(editor.edit, a, b, **{name: odd})
@@ -345,7 +345,7 @@ def any_edit(rng, small):
     kind = ('ebgan', 'att')[rng.integers(2)]
     def face(points):
         n = int(rng.integers(16, 40) if rng.random() < .3 else rng.integers(40, 420))
-        im = drawn(int(rng.integers(99)), 0, 96)
+        im = drawn_face(int(rng.integers(99)), 0, 96)
         if not points: return im.resize(((n, n), (89*n//60 + 1, 109*n//60 + 1))[int(rng.random() < .3 and n > 30)])
         W, H = (max(60, int(n*k)) for k in rng.uniform(.7, 3, 2))
         return im.resize((W, H))

@@ -15,35 +15,37 @@ import sys, torch
 from functools import partial
 from fastai.optimizer import SGD
 from safetensors.torch import save_file
-from ebgan_nb.data import FaceWorld, dataloaders
-from ebgan_nb.distributed import part, summed, together
+from ebgan_nb.data import dataloaders
+from ebgan_nb.datasets import SyntheticFaces
+from ebgan_nb.distributed import all_reduce_sum, process_group, rank_world
 from ebgan_nb.learner import ebgan_learner
 from ebgan_nb.training import ATTRIBUTES
 
 def trained(opt, model, bs):
-    dls = dataloaders(FaceWorld(256, seed=1), size=32, bs=bs, round=20, valid=8, part=part(), attributes=ATTRIBUTES)
+    dls = dataloaders(SyntheticFaces(256, seed=1), size=32, bs=bs, val_every=20, max_valid=8, rank_world=rank_world(), attributes=ATTRIBUTES)
     how = dict(lr=1e-3, opt_func=partial(SGD, mom=0.)) if opt=='sgd' else {}
     learn = ebgan_learner(dls, 'course', model=model, seed=3, precision='float32', **how)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     return torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 
-with together():
-    rank, world = part()
+with process_group():
+    rank, world = rank_world()
     nets = {f'{opt} {model}': trained(opt, model, 16//world) for opt, model in (('sgd', 'ebgan'), ('adam', 'ebgan'), ('sgd', 'att-ebgan'))}
-    for name, w in nets.items(): assert torch.equal(summed(w.clone()), w*world), f'{name}: the processes hold different weights'
+    for name, w in nets.items(): assert torch.equal(all_reduce_sum(w.clone()), w*world), f'{name}: the processes hold different weights'
     if rank==0: save_file(nets, sys.argv[1])
 '''
 
 DIES = '''
 import os
-from ebgan_nb import distributed, training
-from ebgan_nb.training import Adversarial, main
+from ebgan_nb import distributed
+from ebgan_nb.adversarial import AdversarialStep
+from ebgan_nb.training import main
 
-moves = Adversarial.after_batch
+moves = AdversarialStep.after_batch
 def after_batch(self):
     moves(self)
-    if self.k==5 and processes.part()[0]==1: os._exit(9)
-Adversarial.after_batch = after_batch
+    if self.k==5 and distributed.rank_world()[0]==1: os._exit(9)
+AdversarialStep.after_batch = after_batch
 main()
 '''
 

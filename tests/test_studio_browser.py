@@ -347,7 +347,7 @@ def test_visitors_at_once(voila, browser):
 
 def odd_files():
     "{name: (bytes, what the page says of it, or None if it is a picture like others)}"
-    from ebgan_nb.session import drawn
+    from ebgan_nb.session import drawn_face
     def file(image, kind='PNG', **kwargs): out = io.BytesIO(); image.save(out, kind, **kwargs); return out.getvalue()
     def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     def bomb(w, h): return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(b'')) + chunk(b'IEND', b'')
@@ -355,7 +355,7 @@ def odd_files():
         x = Image.new('RGB', (w, h), (150, 140, 130))
         for face, left, top, side in faces: x.paste(face.resize((side, side), Image.Resampling.BICUBIC), (left, top))
         return x
-    face, other, turned = drawn(2026, 1, 200), drawn(2026, 2, 200), Image.Exif()
+    face, other, turned = drawn_face(2026, 1, 200), drawn_face(2026, 2, 200), Image.Exif()
     turned[0x112] = 6  # the right side is up
     seen, clear, photo = face.transpose(Image.Transpose.ROTATE_90), face.convert('RGBA'), scene(400, 300, (face, 60, 40, 220))
     clear.putalpha(128)

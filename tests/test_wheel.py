@@ -113,7 +113,7 @@ def test_a_plain_install_trains_edits_and_evaluates(run, tmp_path):
                  ['--preset', 'paper', *small, '--size', '64', '--out', 'P']):
         done = run('ebgan_train', *args)
         assert done.returncode==0 and not done.stderr, (args, done.stderr)
-    done = run('python', '-c', "from ebgan_nb.studio import drawn; [drawn(7, i, 64).save(f'{n}.png') for i, n in enumerate('ab')]")
+    done = run('python', '-c', "from ebgan_nb.session import drawn_face; [drawn_face(7, i, 64).save(f'{n}.png') for i, n in enumerate('ab')]")
     assert done.returncode==0, done.stderr
     for more in (['--region', 'mouth'], ['--region', 'mouth', '--weights', 'R'], ['--region', 'face', '--attributes', 'Smiling', '--weights', 'A']):
         done = run('ebgan_edit', 'a.png', 'b.png', *more, '--out', 'y.png')
