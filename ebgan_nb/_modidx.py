@@ -172,6 +172,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'ebgan_nb.core.generator': ('core.html#generator', 'ebgan_nb/core.py'),
                                'ebgan_nb.core.grid': ('core.html#grid', 'ebgan_nb/core.py'),
                                'ebgan_nb.core.normalize': ('core.html#normalize', 'ebgan_nb/core.py'),
+                               'ebgan_nb.core.offers': ('core.html#offers', 'ebgan_nb/core.py'),
                                'ebgan_nb.core.per_sample': ('core.html#per_sample', 'ebgan_nb/core.py'),
                                'ebgan_nb.core.quick': ('core.html#quick', 'ebgan_nb/core.py'),
                                'ebgan_nb.core.show_rows': ('core.html#show_rows', 'ebgan_nb/core.py'),

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MessageError', 'WrongInput', 'RunFailed', 'check_choice', 'check_int', 'quick', 'RankedGenerator', 'generator',
-           'per_sample', 'best_device', 'check_device', 'normalize', 'to_uint8', 'to_pil', 'grid', 'show_rows']
+           'per_sample', 'best_device', 'check_device', 'normalize', 'to_uint8', 'to_pil', 'grid', 'show_rows',
+           'offers']
 
 # %% ../nbs/00_core.ipynb #fe85fa0e
 import difflib
@@ -202,3 +203,19 @@ def show_rows(
         top += h + gap
     plt.close(fig)
     return fig
+
+# %% ../nbs/00_core.ipynb #c9a70bf7
+def offers(
+    module:str, # name of a module of this package, such as 'masks'
+)->'pd.DataFrame': # a row for each public name, in the order of the module
+    "What a module offers to others, and what each thing is for"
+    import importlib, inspect
+    import pandas as pd
+    package = __name__.split('.')[0] if '.' in __name__ else 'ebgan_nb'
+    mod = importlib.import_module(f'{package}.{module}')
+    def about(name):
+        value = getattr(mod, name)
+        said = inspect.getdoc(value) if callable(value) else None
+        return said.splitlines()[0] if said else f'{value!r:.80}'
+    pd.set_option('display.max_colwidth', 120)
+    return pd.DataFrame({'': [about(n) for n in mod.__all__]}, index=pd.Index(mod.__all__, name=module))
