@@ -26,10 +26,11 @@ from .core import check_choice, grid, RunFailed, WrongInput
 from .files import write_bytes
 from .attributes import ATTRIBUTE_REGION
 from .masks import mask_out
-from .models import build, build_discriminator, Classifier, config, MODELS
+from .models import build, build_discriminator, Classifier, MODELS
 from .losses import LossWeights
 from .distributed import all_reduce_sum
-from .adversarial import AFTER_NAN, AdversarialStep, ALIKE, GANModule, TWINS, VARY
+from .recipes import config
+from .adversarial import AdversarialStep, AFTER_NAN, ALIKE, GANModule, TWINS, VARY
 
 # %% ../nbs/49_learner.ipynb #8a3153ac
 class LossTermMetric(Metric):

@@ -19,7 +19,8 @@ from ebgan_nb.faces import sample_labelled
 from ebgan_nb.losses import discriminator_loss, generator_loss
 from ebgan_nb.masks import active_labels, region_mask, feather, training_masks
 from ebgan_nb.metrics import with_baselines
-from ebgan_nb.models import PRESETS, build, build_discriminator, config
+from ebgan_nb.models import PRESETS, build, build_discriminator
+from ebgan_nb.recipes import config
 from ebgan_nb.augment import augment
 from ebgan_nb.weights import find_weights, load_weights
 from ebgan_nb.classifier import AttributeClassifier

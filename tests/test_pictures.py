@@ -25,7 +25,8 @@ from ebgan_nb.geometry import align
 from ebgan_nb.saving import SAVE_OPTIONS, MODES, NO_ALPHA, open_picture, save_edit
 from ebgan_nb.compositing import mask_pixels, region_pixels
 from ebgan_nb.editing import Editor
-from ebgan_nb.models import build, config
+from ebgan_nb.models import build
+from ebgan_nb.recipes import config
 from ebgan_nb.weights import save_weights
 from ebgan_nb.session import drawn_face
 
