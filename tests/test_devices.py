@@ -1,4 +1,4 @@
-"Nothing mixes devices: networks, losses, the step, twins, editing and evaluation run on a pretended GPU (pretended.py), with the CPU's numbers; so do whole lessons"
+"Nothing mixes devices: networks, losses, the step, positives, editing and evaluation run on a pretended GPU (pretended.py), with the CPU's numbers; so do whole lessons"
 import subprocess
 import sys
 
@@ -12,6 +12,7 @@ from pretended import Card, card
 from ebgan_nb.core import generator, grid, to_pil, normalize
 from ebgan_nb.datasets import SyntheticFaces
 from ebgan_nb.data import dataloaders
+from ebgan_nb.pairs import hard_positives, positives
 from ebgan_nb.editing import Editor
 from ebgan_nb.evaluation import evaluate, evaluate_filter, measure_photographs, leak_matrix
 from ebgan_nb.faces import render, sample
@@ -116,15 +117,14 @@ def test_masks_pictures_and_what_e_may_see(faces):
         assert same(active_labels(m, None, NAMES), active_labels(M, None, NAMES)) and same(feather(m, 2), feather(M, 2), False)
         assert grid(a).tobytes()==grid(A).tobytes() and to_pil(a[0]).tobytes()==to_pil(A[0]).tobytes()
 
-def test_batches_and_twins(world):
+def test_batches_and_positives(world):
     of = lambda device: dataloaders(world, size=16, bs=8, val_every=2, max_valid=4, device=device).train
     cpu = of('cpu')
     with card():
         gpu = of(None)
-        assert all(same(x, y) for x, y in zip(gpu.batch(3), cpu.batch(3))) and same(gpu.landmarks(3), cpu.landmarks(3))
-        for find in ('twins', 'alike'):
-            x, y = (getattr(dl, find)(3, dl.batch(3)[2]) for dl in (gpu, cpu))
-            assert same(*(x[0], y[0]) if find=='twins' else (x, y))
+        a, b = gpu.batch(3), cpu.batch(3)
+        assert all(same(x, y) for x, y in zip(a[:6], b[:6])) and torch.equal(a.idxs, b.idxs) and a.k==b.k==3
+        assert same(positives(gpu, a)[0], positives(cpu, b)[0]) and same(hard_positives(gpu, a), hard_positives(cpu, b))
 
 RUNS = dict(course={}, paper=dict(preset='paper', size=64), photographs=dict(preset='photographs'), detailed=dict(preset='detailed'), att=dict(model='att-ebgan'), guided=dict(guided=True))
 
