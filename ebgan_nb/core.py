@@ -13,6 +13,7 @@ import hashlib
 import operator
 import os
 
+import pandas as pd
 import torch
 
 # %% ../nbs/00_core.ipynb #18da6346
