@@ -22,6 +22,6 @@ setup(
     long_description=readme.read_text(encoding='utf-8') if readme.exists() else cfg['description'],
     long_description_content_type='text/markdown',
     python_requires='>=' + cfg['min_python'], install_requires=cfg['requirements'].split(), extras_require=extras,
-    packages=find_packages(include=[lib, lib + '.*']), package_data={lib: ['assets/*']}, zip_safe=False,
+    packages=find_packages(include=[lib, lib + '.*'], exclude=[lib + '.experiments']), package_data={lib: ['assets/*']}, zip_safe=False,
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},
 )

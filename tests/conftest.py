@@ -19,7 +19,7 @@ def cells(notebook): return nbformat.read(ROOT/notebook, as_version=4).cells
 
 def default_exp(notebook):
     "The module that a notebook exports, or None"
-    found = re.search(r'^#\|\s*default_exp (\w+)', '\n'.join(c.source for c in cells(notebook)), re.M)
+    found = re.search(r'^#\|\s*default_exp ([\w.]+)', '\n'.join(c.source for c in cells(notebook)), re.M)
     return found and found[1]
 
 def lessons():

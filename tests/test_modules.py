@@ -17,7 +17,7 @@ HEAVY = {'torchvision', 'matplotlib', 'pandas', 'fastai'}
 each_module = pytest.mark.parametrize('module', MODULES)
 
 
-def source(module): return (ROOT/'ebgan_nb'/f'{module}.py').read_text(encoding='utf-8')
+def source(module): return (ROOT/'ebgan_nb'/f"{module.replace('.', '/')}.py").read_text(encoding='utf-8')
 def imports(module): return [n for n in ast.walk(ast.parse(source(module))) if isinstance(n, (ast.Import, ast.ImportFrom))]
 
 @each_module

@@ -37,7 +37,8 @@ def colab(wheel, tmp_path_factory):
 
 def test_wheel_holds_the_package_and_its_assets(wheel):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if n.startswith('ebgan_nb/')}
-    assert names=={p.relative_to(ROOT).as_posix() for p in (ROOT/'ebgan_nb').rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+    files = {p.relative_to(ROOT) for p in (ROOT/'ebgan_nb').rglob('*') if p.is_file()}
+    assert names=={p.as_posix() for p in files if not {'__pycache__', 'experiments'} & set(p.parts)}   # experiments belong to the repository
 
 def test_users_need_none_of_our_tools(wheel):
     z = zipfile.ZipFile(wheel)

@@ -1,0 +1,1 @@
+"Experiments of the course, run from a checkout: they are no part of the installed package"
