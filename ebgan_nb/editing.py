@@ -27,7 +27,7 @@ from .labels import OTHERS
 from .models import NOISE_FLOOR
 from .weights import find_weights, load_weights, PRETRAINED
 from .detection import is_photograph
-from .saving import _path, check_out, open_picture, provenance, save_edit, SAVE_OPTIONS, to_editable
+from .images import _path, check_out, open_picture, provenance, save_edit, SAVE_OPTIONS, to_editable
 from .compositing import _lay, crop_to_mask, downsample_mask, feather_weight, mask_pixels, region_pixels, upsample_with_detail
 
 # %% ../nbs/70_editing.ipynb #a7922ff6

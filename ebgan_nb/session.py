@@ -25,7 +25,7 @@ from .attributes import REGION_ATTRIBUTES, REGIONS
 from .faces import region_factors, render, sample, transfer
 from .masks import active_labels, region_mask
 from .labels import split_code
-from .saving import encode_image, provenance
+from .images import encode_image, provenance
 from .compositing import downsample_mask
 from .editing import check_selection, label_tensors
 
