@@ -10,6 +10,7 @@ __all__ = ['region_pixels', 'mask_pixels', 'downsample_mask', 'composite_at', 'u
 import math
 
 import torch
+from PIL import Image
 
 from .core import WrongInput
 from .geometry import pixel_centers, Similarity, warp

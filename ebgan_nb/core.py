@@ -12,7 +12,6 @@ import hashlib
 import operator
 import os
 
-import pandas as pd
 import torch
 
 # %% ../nbs/00_core.ipynb #18da6346

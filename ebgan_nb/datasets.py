@@ -19,7 +19,6 @@ from PIL import Image
 
 from .core import check_choice, check_int, quick, RunFailed, WrongInput
 from .files import read_file, user_path
-from .geometry import TIGHT
 from .images import decoded, eight_bits, open_image
 from .attributes import CELEBA, check_attributes
 
@@ -196,11 +195,7 @@ class CelebA:
         return found
 
 # %% ../nbs/20_datasets.ipynb #74ae1b76
-<<<<<<< HEAD
 CROPS = dict(tight=(12/89, 32/109, 76/89, 96/109), square=(0, 20/218, 1, 198/218), whole=(0, 0, 1, 1)) # left, top, right, bottom
-=======
-CROPS = dict(tight=TIGHT, square=(0, 20/218, 1, 198/218), whole=(0, 0, 1, 1))     # left, top, right, bottom
->>>>>>> r-editing
 
 def crop_fractions(
     crop, # a name in `CROPS`, 'auto', or four fractions: left, top, right, bottom

@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from fastcore.basics import patch
 from torch import nn
 
 from .core import normalize, to_pil, WrongInput
 from .files import asset
-from .geometry import estimate_similarity, five_landmarks, LANDMARK_ORDER, MIN_SIDE, pil_to_tensor, Similarity, template_fractions, warp_tensor
+from ebgan_nb.geometry import (
+    estimate_similarity, five_landmarks, LANDMARK_ORDER, MIN_SIDE, pil_to_tensor, Similarity, template_fractions, warp_tensor,
+)
 from .images import on_white
 from .weights import load_weights
 

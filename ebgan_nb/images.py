@@ -15,6 +15,8 @@ import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from PIL import Image
+
 from .core import WrongInput
 from .files import printable, read_file, user_path, write_bytes
 from .geometry import MIN_SIDE

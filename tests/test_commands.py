@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 
 from ebgan_nb import editing, evaluation, training
-from ebgan_nb.masks import REGION_SHAPES
+from ebgan_nb.attributes import REGION_SHAPES
 from ebgan_nb.session import drawn_face
 
 MAIN = dict(ebgan_train=training.main, ebgan_edit=editing.main, ebgan_evaluate=evaluation.main)
