@@ -14,6 +14,7 @@ import torch
 
 from ebgan_nb import files, training
 from ebgan_nb.core import RunFailed
+from ebgan_nb.recipes import RECIPES
 from ebgan_nb.weights import load_weights
 from ebgan_nb.adversarial import AdversarialStep
 from ebgan_nb.training import StopAfter, claimed, is_whole, main, one_before, read_checkpoint, read_log
