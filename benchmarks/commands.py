@@ -98,7 +98,7 @@ def rate(commands, runs, pictures):
 @benchmark
 def two_process_efficiency(scale):
     "Two processes of one thread that train one net, over two that train each its own"
-    if not importlib.util.find_spec('ebgan_nb.processes'): raise Skipped('there is no ebgan_nb.processes in this version: one process trains a net')
+    if not importlib.util.find_spec('ebgan_nb.distributed'): raise Skipped('there is no ebgan_nb.distributed in this version: one process trains a net')
     if scale.quick and 'two_process_efficiency' not in scale.chosen: raise Skipped('left out of --quick: ask for it with --only')
     length, bs, folder, n = scale(12, 2), scale(32, 8), data_home()/'pairs', iter(range(10**6))
     folder.mkdir()

@@ -161,7 +161,7 @@ def step_by_part(scale):
     ms = {k: 1000*statistics.median(s.get(k, 0.) for s in shares) for k in shares[0]}
     whole = 1000*statistics.median(sum(s.values()) for s in shares)
     share = lambda *names: statistics.median(sum(s[k] for k in names)/sum(s.values()) for s in shares)
-    return dict(ms=ms, step_ms=whole, loader_wait=share('batch'), loader_wait_with_twins=share('batch', 'twins', 'landmarks'), data_in_all=share('batch', 'twins', 'landmarks', 'varied A'))
+    return dict(ms=ms, step_ms=whole, loader_wait=share('batch'), loader_wait_with_positives=share('batch', 'positives'), data_in_all=share('batch', 'positives', 'augmentation'))
 
 @benchmark
 def step_by_size(scale):

@@ -348,9 +348,11 @@ class ProgressLine(ProgressCallback):
 
 # %% ../nbs/50_training.ipynb #4cb5a63a
 class ResumeCounters(Callback):
-    "Number rounds and batches from the beginning of the run, not of this call of `estimate_similarity`"
+    "Number rounds and batches from the beginning of the run, not of this call of `fit`"
     order = -5
-    def before_fit(self): self.first, self.learn.train_iter = self.learn.adversarial_step.k // self.dls.train.n_batches, self.learn.adversarial_step.k
+    def before_fit(self):
+        k = self.learn.adversarial_step.k
+        self.first, self.learn.train_iter = k//self.dls.train.n_batches, k
     def before_epoch(self): self.learn.epoch += self.first
 
 @contextmanager

@@ -126,7 +126,7 @@ def test_batches_and_positives(world):
         assert all(same(x, y) for x, y in zip(a[:6], b[:6])) and torch.equal(a.idxs, b.idxs) and a.k==b.k==3
         assert same(positives(gpu, a)[0], positives(cpu, b)[0]) and same(hard_positives(gpu, a), hard_positives(cpu, b))
 
-RUNS = dict(course={}, paper=dict(preset='paper', size=64), photographs=dict(preset='photographs'), detailed=dict(preset='detailed'), att=dict(model='att-ebgan'), guided=dict(guided=True))
+RUNS = dict(course={}, paper=dict(preset='paper', size=64), photographs=dict(preset='photographs'), detailed=dict(preset='detailed'), att=dict(model='att-ebgan'), aux=dict(aux_classifier=True))
 
 def trained(world, batches, device=None, preset='course', size=32, **kwargs):
     "A learner after some batches, with a round of validation"

@@ -17,30 +17,31 @@ from ..core import WrongInput, check_choice
 from ..files import Parser, command, atomic_write
 from ..data import dataloaders
 from ..evaluation import SELECTIVE, evaluate, evaluate_filter
-from ..losses import LossWeights
+from ..recipes import recipe
 from ..metrics import EVAL_REGIONS, PAPER_EDIT
 from ..learner import ebgan_learner
 from ..training import ATTRIBUTES, NO_LIMIT, StopAfter, load_pretrained
 
 # %% ../../nbs/62_ablations.ipynb #89420347
-COURSE = LossWeights.preset('course')
+COURSE = recipe('course')
+def _losses(**changes): return dict(preset=replace(COURSE, losses=replace(COURSE.losses, **changes)))
 ARMS = {'course': {},
-        'without L_cyc': dict(weights=replace(COURSE, cyc=0.)),
-        'not detached': dict(weights=replace(COURSE, detach=False)),
-        'M hidden from G': dict(g_mask_input=False),
-        'varied A': dict(twins=0.),
-        'A itself': dict(varied=False),
-        'guided': dict(guided=True),
-        'paper': dict(preset='paper')} # arguments of `ebgan_learner`
+        'without L_cyc': _losses(cyc=0.),
+        'not detached': _losses(detach_target=False),
+        'M hidden from G': dict(preset=replace(COURSE, networks=dict(g_mask_input=False))),
+        'varied A': dict(preset=replace(COURSE, p_positive=0.)),
+        'A itself': dict(preset=replace(COURSE, p_positive=0., augment='none')),
+        'guided': dict(aux_classifier=True),
+        'paper': dict(preset=recipe('paper'))} # arguments of `ebgan_learner`, beside COURSE
 
 # %% ../../nbs/62_ablations.ipynb #4d41908a
 ATT_ARMS = {'course': {},
-            'codes before the filter': dict(weights=replace(COURSE, cyc_on_gated=False)),
-            'C judges y': dict(weights=replace(COURSE, cls_input='y')),
-            'C judges A_b': dict(weights=replace(COURSE, cls_input='A_b')),
-            'all of Y^B': dict(weights=replace(COURSE, region_labels_only=False)),
-            'no label dropped': dict(weights=replace(COURSE, drop=0.)),
-            'C sees whole faces': dict(weights=replace(COURSE, mixed=0.))}
+            'codes before the filter': _losses(cyc_on_gated=False),
+            'C judges y': _losses(cls_input='y'),
+            'C judges A_b': _losses(cls_input='A_b'),
+            'all of Y^B': _losses(region_labels_only=False),
+            'no label dropped': _losses(label_dropout=0.),
+            'C sees whole faces': _losses(paste_fraction=0.)}
 
 # %% ../../nbs/62_ablations.ipynb #b981d233
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ def train_arm(
     "Train one arm"
     s = STUDIES[check_choice(study, STUDIES, 'study')]
     how = dict(s.arms[check_choice(arm, s.arms, 'arm')])
-    preset = how.pop('preset', 'course')
-    dls = dataloaders(data, size=size, seed=seed, balance=preset=='course', device='cpu', attributes=s.attributes, **kwargs)
-    learn = ebgan_learner(dls, preset, seed=seed, precision='float32', model=s.model, **how)
+    r = how.pop('preset', COURSE)
+    dls = dataloaders(data, size=size, seed=seed, balance=r.oversample, device='cpu', attributes=s.attributes, **kwargs)
+    learn = ebgan_learner(dls, r, seed=seed, precision='float32', model=s.model, **how)
     if s.init: load_pretrained(learn, s.init)
     start = time.process_time()
     with learn.no_bar(), learn.no_logging(): learn.fit(NO_LIMIT, cbs=StopAfter(batches or s.batches))
