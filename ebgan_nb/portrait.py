@@ -99,8 +99,9 @@ def check_people(people):
 
 # %% ../nbs/12_portrait.ipynb #c64559b3
 CORRELATED = dict( # (women, men)
-    male=(0, 1), mustache=(0, .22), goatee=(0, .18), beard=(0, .16), stubble=(0, .28), sideburns=(0, .2), lipstick=(.75, 0), makeup=(.55, 0),
-    blush=(.3, .03), earrings=(.45, .03), necklace=(.3, .03), length=(.85, .12), bun=(.15, .01), fringe=(.25, .12), curl=(.45, .25),
+    male=(0, 1), mustache=(0, .22), goatee=(0, .18), beard=(0, .16), stubble=(0, .28), sideburns=(0, .2), lipstick=(.75, 0),
+    makeup=(.55, 0), blush=(.3, .03), earrings=(.45, .03), necklace=(.3, .03), length=(.85, .12),
+    bun=(.15, .01), fringe=(.25, .12), curl=(.45, .25),
     brow_arch=(.5, .1), brow_thick=(.1, .4), lips=(.45, .2), nose=(.2, .5), pointy=(.4, .25), jaw=(.35, .65), fullness=(.1, .18),
     smile=(.58, .42), bags=(.12, .3), glasses=(.08, .2), hat=(.07, .15), cheekbones=(.5, .3), recede=(.03, .18), bald=(0., .08),
     wrinkles=(.15, .35), double_chin=(.05, .12), collar=(.2, .5))
