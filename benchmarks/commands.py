@@ -102,7 +102,7 @@ def two_process_efficiency(scale):
     if scale.quick and 'two_process_efficiency' not in scale.chosen: raise Skipped('left out of --quick: ask for it with --only')
     length, bs, folder, n = scale(12, 2), scale(32, 8), data_home()/'pairs', iter(range(10**6))
     folder.mkdir()
-    def words(run): return '--data', 'faces', '--n', 64, '--bs', bs, '--round', length, '--batches', 2*length, '--out', run
+    def words(run): return '--data', 'faces', '--n-train', 64, '--bs', bs, '--val-every', length, '--batches', 2*length, '--out', run
     def together():
         run = folder/f'run{next(n)}'
         launcher = '-m', 'torch.distributed.run', '--nproc_per_node', 2, '--master_port', free_port(), '-m', '--' # or torch takes --n for an option of its own
