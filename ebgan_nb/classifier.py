@@ -72,7 +72,7 @@ class AttributeClassifier(nn.Module):
 def accuracy(
     reader:AttributeClassifier, # that is tested
     batches, # of (A, y)
-)->'pd.DataFrame': # a row for each label: `accuracy`, and `always`, that of one answer for all; batches lie on the reader's device
+): # frame: a row for each label: `accuracy`, and `always`, that of one answer for all; batches lie on the reader's device
     "How often each label is read correctly"
     import pandas as pd
     read, true = (torch.cat(t) for t in zip(*((reader.eval()(A) > 0, y > 0) for A, y in batches)))
