@@ -194,8 +194,8 @@ def compared_methods(
 )->dict: # {name: function of A, B, M}
     "Rivals, the model, and the model with grafted detail"
     ours = partial(model.edit, noise_floor=0.)
-    rivals = {k: f for k, f in with_baselines().items() if k in ('cut-and-paste', 'Poisson blending')}
-    return rivals | {'EBGAN': ours, 'EBGAN, grafted': lambda A, B, M: detail_transfer(ours(A, B, M), A, B, M)}
+    simple = {k: f for k, f in with_baselines().items() if k in ('cut-and-paste', 'Poisson blending')}
+    return simple | {'EBGAN': ours, 'EBGAN, grafted': lambda A, B, M: detail_transfer(ours(A, B, M), A, B, M)}
 
 # %% ../../nbs/63_forensics.ipynb #c8c1fd1e
 @command
