@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 import torch
 from torch import nn
+from ebgan_nb import adversarial
 from ebgan_nb.core import RunFailed
 from ebgan_nb.data import dataloaders
 from ebgan_nb.learner import best_precision, ebgan_learner
@@ -140,9 +141,10 @@ class Parts:
 
 def watched(learn):
     "(object, method, part): where a step's time goes"
-    return [(learn.dls.train, 'batch', 'batch'), (learn.dls.train, 'twins', 'twins'), (learn.dls.train, 'landmarks', 'landmarks'),
-            (learn.adversarial_step, 'vary', 'varied A'), (learn.model, 'forward', 'passes of E and G'), (learn.adversarial_step, 'discriminator_step', "D's step"),
-            (learn, 'loss_func', 'losses'), (learn, '_backward', 'backward of E and G'), (learn.opt, 'step', 'optimiser'), (learn.ema.ema_model, 'update_parameters', 'average')]
+    step = learn.adversarial_step
+    return [(learn.dls.train, 'batch', 'batch'), (adversarial, 'positives', 'positives'), (step, 'augment', 'augmentation'),
+            (learn.model, 'forward', 'passes of E and G'), (step, 'discriminator_step', "D's step"), (learn, 'loss_func', 'losses'),
+            (learn, '_backward', 'backward of E and G'), (learn.opt, 'step', 'optimiser'), (learn.ema.ema_model, 'update_parameters', 'average')]
 
 @benchmark
 def step_by_part(scale):

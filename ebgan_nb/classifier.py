@@ -20,9 +20,9 @@ from fastai.losses import BCEWithLogitsLossFlat
 from fastai.vision.models.xresnet import XResNet
 from torch import nn
 
-from .attributes import check_attributes
-from .core import WrongInput, quick, check_int
+from .core import check_int, quick, WrongInput
 from .files import asset, data_home, save_tensors, user_path
+from .attributes import check_attributes
 from .datasets import SyntheticFaces
 from .cache import ImageCache, load_cache
 from .data import ExemplarLoader

@@ -15,18 +15,18 @@ import torch
 def smooth(
     a, # the step's foot: 0 here and before
     b, # its top: 1 here and beyond; a > b gives a falling step
-    x, # tensor
-): # tensor of x's shape
+    x:torch.Tensor, # where to evaluate it
+)->torch.Tensor: # of x's shape, 0 to 1
     "A step without corners"
     t = ((x - a)/(b - a)).clamp(0, 1)
     return t*t*(3 - 2*t)
 
 def blob(
-    x, # coordinate relative to the centre
-    y, # coordinate relative to the centre, down
-    rx, # half axis along x
+    x:torch.Tensor, # coordinate relative to the centre
+    y:torch.Tensor, # coordinate relative to the centre, down
+    rx, # half axis along x, in the unit of x: a number or a tensor
     ry, # half axis along y
-): # tensor
+)->torch.Tensor: # 0 to 1
     "A soft hill of height 1 that is exactly 0 beyond its half axes"
     return (1 - (x/rx).square() - (y/ry).square()).clamp(min=0).square()
 
@@ -34,27 +34,27 @@ def mix(
     a, # one end
     b, # the other end
     w, # share of b, 0 to 1
-): # tensor
+)->torch.Tensor:
     "a where w is 0, b where w is 1"
     return a + (b - a)*w
 
 # %% ../nbs/11_drawing.ipynb #d7c5ba5f
 def cover(
-    d, # signed distance, negative inside
+    d:torch.Tensor, # signed distance, negative inside
     px, # side of a pixel, in the unit of d
-    soft=0., # additional width of the edge
-): # 0 to 1
+    soft=0., # additional width of the edge, in the unit of d
+)->torch.Tensor: # 0 to 1
     "Share of each pixel that lies inside a shape"
     return (.5 - d/(px + soft)).clamp(0, 1)
 
 def superellipse_radius(
-    x, # coordinate relative to the centre
-    y, # coordinate relative to the centre, down
+    x:torch.Tensor, # coordinate relative to the centre
+    y:torch.Tensor, # coordinate relative to the centre, down
     rx, # half axis along x
     ry, # half axis along y
     square=0., # 0 for an ellipse, towards 1 for a rounded box
-): # 1 on the curve, less inside
-    "Distance from the centre as a multiple of the curve's: minus 1 and times the half axis it is nearly a signed distance"
+)->torch.Tensor: # 1 on the curve, less inside
+    "Distance from the centre in units of the curve's. Minus 1, times the half axis: nearly a signed distance"
     u, v = (x/rx).square(), (y/ry).square()
     round_ = (u + v).sqrt()
     return round_ if isinstance(square, float) and square == 0 else mix(round_, (u.square() + v.square()).sqrt().sqrt(), square)
@@ -65,8 +65,8 @@ class Canvas:
     coords = 'X', 'Y', 'x', 'y', 'hx', 'edge', 'px'
     def __init__(self,
         f, # the factors: a namespace of (N,1,1,1) tensors
-        size, # side of the picture in pixels
-        maps, # (N,8,h,w): colour, tilt, gloss, open, sun
+        size:int, # side of the picture in pixels
+        maps:torch.Tensor, # (N,8,h,w): colour, tilt, gloss, open, sun
         offset=(0, 0), # row and column of the first pixel
         **fields, # coordinates: (N,1,h,w)
     ):
@@ -76,7 +76,8 @@ class Canvas:
 
     def paint(self, alpha, colour, nx=None, ny=None, gloss=None, open=None, sun=None):
         "Lay something over what is there, as far as `alpha` covers it; maps that are not given stay"
-        for old, new in zip((self.colour, self.nx, self.ny, self.gloss, self.open, self.sun), (colour, nx, ny, gloss, open, sun)):
+        maps = self.colour, self.nx, self.ny, self.gloss, self.open, self.sun
+        for old, new in zip(maps, (colour, nx, ny, gloss, open, sun)):
             if new is not None: old.lerp_(torch.as_tensor(new, dtype=old.dtype), alpha)
 
     def bump(self, x, y, rx, ry, height, sign=1.):
@@ -92,19 +93,21 @@ class Canvas:
 
 # %% ../nbs/11_drawing.ipynb #1781631e
 def direction(
-    f, # namespace of factors
-): # x, y, z
+    f, # namespace of factors: `azimuth` and `elevation` in radians
+)->tuple: # x, y, z
     "Unit vector towards the lamp; y points down, z towards the camera"
     up = f.elevation.cos()
     return f.azimuth.sin()*up, -f.elevation.sin(), f.azimuth.cos()*up
 
-def colours(*c): # one number for red, green, blue
-    "Three numbers as a (1,3,1,1) tensor"
+def colours(
+    *c, # one number each for red, green and blue
+)->torch.Tensor: # (1,3,1,1)
+    "Three numbers that apply to the three channels"
     return torch.tensor(c).view(1, 3, 1, 1)
 
 def shade(
-    c, # Canvas
-): # (N,3,h,w), 0 to 1
+    c:Canvas, # all is painted
+)->torch.Tensor: # (N,3,h,w), 0 to 1
     "The picture: the maps under the lamp"
     f, (lx, ly, lz) = c.f, direction(c.f)
     steep = c.nx.square() + c.ny.square()
@@ -122,22 +125,24 @@ def shade(
     return (1.2*light*(1 + .1*light)/(1 + .68*light)).clamp(0, 1).sqrt()
 
 # %% ../nbs/11_drawing.ipynb #3e2084cb
-def srgb(*c): # red, green, blue as on the screen, 0 to 1
-    "A colour in linear light (1,3,1,1)"
+def srgb(
+    *c, # red, green, blue as on the screen, 0 to 1
+)->torch.Tensor: # (1,3,1,1)
+    "A colour in linear light"
     return colours(*c).square()
 
 def hue_rgb(
-    hue, # once round the colour circle from 0 to 1
+    hue:torch.Tensor, # (N,1,1,1), once round the colour circle from 0 to 1
     sat, # 0 grey, 1 full
     value, # 0 black, 1 bright
-): # (N,3,1,1), linear
+)->torch.Tensor: # (N,3,1,1), linear
     "A colour from three factors"
     return (value*(1 - sat*(.5 - .5*torch.cos(2*math.pi*(hue + colours(0., 1/3, 2/3)))))).square()
 
 def palette(
-    table, # list of screen colours
-    t, # (N,1,1,1): position in the list, fractions lie between two colours
-): # (N,3,1,1), linear
+    table, # screen colours: a list of (red, green, blue), 0 to 1
+    t:torch.Tensor, # (N,1,1,1): position in the list; fractions lie between two colours
+)->torch.Tensor: # (N,3,1,1), linear
     "A colour between those of a list"
     table = torch.tensor(table).square()
     t = t.flatten().clamp(0, len(table) - 1.001)

@@ -34,7 +34,8 @@ def nose(c):
     wing = blob(ax - 1.36*w, y + .03, .07, .15) + .6*blob(ax - 1.15*w, y + .16, .05, .08)
     under = blob(x, y - .05, 1.5*w, .10)
     beside = blob(x + .20*lx, y + .10 + .12*ly, .24*f.nose, .30)*(1 - blob(x, y + .14, 1.1*w, .4))
-    c.shade(keep*(.38*wing + .30*under).clamp(max=.7), keep*(.42*wing + .45*under*(-1.4*ly).clamp(max=1) + .75*beside*lx.abs()).clamp(max=.8))
+    away = (.42*wing + .45*under*(-1.4*ly).clamp(max=1) + .75*beside*lx.abs()).clamp(max=.8)
+    c.shade(keep*(.38*wing + .30*under).clamp(max=.7), keep*away)
     c.colour.mul_(1 - keep*(.7*blob(x, y + .06, 1.5*w, .22) + .5*wing)*colours(.0, .14, .11))
     hole = blob(ax - .52*w, y + .005 + .10*ax, .40*w, .055*(.6 + .6*f.nostrils))
     c.paint((1.6*keep*hole).clamp(max=.88), skin(f)*srgb(.35, .22, .20), gloss=0.)
@@ -252,7 +253,8 @@ factor('tuck',       'hair', 'long hair over the cheeks, or behind the ears', 0.
 def hairline(c):
     "Signed distance of the front hair, negative where it lies"
     f, x, y, ax = c.f, c.hx, c.Y, c.hx.abs()
-    opening = 1 - superellipse_radius(x, y - .40, 1.0 + .05*f.recede, f.hairline + .42, .45) + .36*f.recede*blob(ax - .56, y + .98, .44, .55)
+    temples = .36*f.recede*blob(ax - .56, y + .98, .44, .55)
+    opening = 1 - superellipse_radius(x, y - .40, 1.0 + .05*f.recede, f.hairline + .42, .45) + temples
     p = torch.where(f.sweep > 0, x - f.parting, f.parting - x)
     swept = -f.hairline - .16 + .62*f.sweep.abs()*smooth(-.2, 1.5, p) - .10*smooth(.0, -.9, p)
     ragged = .03*torch.sin(9*x + f.strand) + .03*torch.sin(19*x + f.strand) + .02*torch.sin(41*x - f.strand)
@@ -263,18 +265,21 @@ def hairline(c):
     curtain = 1.0 + .08*f.tuck - .02*torch.sin(3*y + f.strand)*long - ax
     return torch.minimum(top, torch.maximum(torch.where(y < .4, opening, curtain), y - end))
 
+# %% ../nbs/14_features.ipynb #85bce80b
 @layer()
 def hair_front(c):
     "Front hair, sides, and their shadow"
     f, (d, nx, ny), front = c.f, c.cap, hairline(c)
     on_skin = (1 - f.bald)*cover(c.edge, c.px)
-    c.shade(.30*on_skin*cover(front - .05, c.px, .18), .50*on_skin*cover(front - .05 + .12*direction(f)[1], c.px, .14))
+    shadow = cover(front - .05 + .12*direction(f)[1], c.px, .14)
+    c.shade(.30*on_skin*cover(front - .05, c.px, .18), .50*on_skin*shadow)
     groove = blob(c.hx - f.parting, c.Y + 1.25, .05, .5)*(1 - f.fringe)
     dark = (.58 + .42*smooth(.0, .25, -front))*(1 - .35*smooth(-.12, .02, d))*(1 - .5*groove)
     s = (c.hx - f.parting*smooth(.6, -1.2, c.Y))/(.42 + .36*(c.Y + 1.75).clamp(min=0)).clamp(max=1.)
     fine, look = locks(c, s + .25*f.sweep*c.Y, c.Y, nx, ny, dark)
     inside = torch.maximum(torch.maximum(d, front), hair_end(c))
-    c.paint(hair_shown(c)*cover(inside + .028*fine, c.px, .01 + .06*(1 - f.fringe)*smooth(-.3, -.7, c.Y)), **look)
+    soft = .01 + .06*(1 - f.fringe)*smooth(-.3, -.7, c.Y)
+    c.paint(hair_shown(c)*cover(inside + .028*fine, c.px, soft), **look)
 
 # %% ../nbs/14_features.ipynb #92b3349a
 factor('glasses',     'glasses', 'eyeglasses', 0., 0., (1., 1.), .25, 'Eyeglasses')
@@ -339,12 +344,13 @@ def hat_shapes(c):
     peak = torch.maximum((superellipse_radius(x - .2*f.yaw, y + .58, 1., .30) - 1)*.3, .10*x.square() - .72 - y) + 9*(1 - cap)
     return cap, beanie, brim, low, torch.maximum(dome, y - low), disc, peak, x/wide, y/high
 
+# %% ../nbs/14_features.ipynb #6c70c84c
 @layer(-2.2, -1.9, 2.2, -.2)
 def hat(c):
     "A cap, a beanie or a hat with a brim, and its shadow"
     f, x, y, (cap, beanie, brim, low, dome, disc, peak, nx, ny) = c.f, c.hx, c.Y, hat_shapes(c)
-    nearest_ = torch.minimum(torch.minimum(dome, disc), peak)
-    shadow = cover(nearest_ - .06 + .12*direction(f)[1], c.px, .2)*f.hat*cover(c.edge - .05, c.px, .1)
+    nearest = torch.minimum(torch.minimum(dome, disc), peak)
+    shadow = cover(nearest - .06 + .12*direction(f)[1], c.px, .2)*f.hat*cover(c.edge - .05, c.px, .1)
     c.shade(.2*shadow, .45*shadow)
     colour, up = hue_rgb(f.hat_hue, f.hat_sat, f.hat_value), low - y
     rib = torch.sin(24*x/(1.2 - .3*x.square()).clamp(min=.5))*torch.exp(-(8.4*c.px).square())*beanie

@@ -26,7 +26,7 @@ factor('strand', 'hair', 'phase of the strands', 0., 6.28)
 factor('hat',    'hat', 'something on the head', 0., 0., (1., 1.), .15, 'Wearing_Hat')
 
 def cap(c):
-    "Outer edge of the hair: signed distance, and the bulge of its surface"
+    "Outer edge of the hair: signed distance, and the tilt of its surface along x and y"
     f, x, y = c.f, c.hx, c.Y + .05
     short = smooth(.7, .4, f.length)
     wide = f.skull + .03 + (.12 + .16*f.curl + .22*f.curl*short)*f.volume
@@ -51,12 +51,13 @@ def strands(
     t, # coordinate along them
     fine=(13., 29., 61.), # waves for each unit of s, times 2 pi
 ): # about -1 to 1
-    "Streaks along t"
+    "Streaks along t: a sum of sines, each as strong as the pixels can show"
     out = 0
     for k, a in zip(fine, (.5, .4, .4)):
         out = out + torch.exp(-(.32*k*c.px).square())*a*torch.sin(k*s + k*c.f.strand + 1.7*torch.sin(2.3*t + k))
     return out
 
+# %% ../nbs/13_head.ipynb #ba8231cf
 def locks(c, s, t,
     nx, # tilt of the head of hair along x
     ny, # along y
@@ -81,12 +82,14 @@ def hair_end(c):
     f, x = c.f, c.hx
     return c.Y - f.length - .06*torch.sin(4*x + f.strand) - .035*torch.sin(11*x - f.strand) - .03*torch.sin(23*x)
 
+# %% ../nbs/13_head.ipynb #3f9f4875
 @layer()
 def hair_back(c):
     "Hair behind the head and the neck, and a bun"
     f = c.f
     c.cap = d, nx, ny = cap(c)
-    fine, look = locks(c, c.hx + .1*f.curl*torch.sin(4*c.Y), c.Y, nx, .3*ny, .30 + .35*smooth(.6, 1.25, c.hx.abs()))
+    wavy, dark = c.hx + .1*f.curl*torch.sin(4*c.Y), .30 + .35*smooth(.6, 1.25, c.hx.abs())
+    fine, look = locks(c, wavy, c.Y, nx, .3*ny, dark)
     c.paint(hair_shown(c)*cover(torch.maximum(d, hair_end(c)) + .02*fine, c.px, .02), **look)
     y = c.Y + f.crown + .18
     fine, look = locks(c, c.hx - c.Y, c.hx + c.Y, c.hx/.4, y/.4, .8)
@@ -109,7 +112,8 @@ def neck(c):
     half = .55 + .24*f.male + .9*(c.Y - 1.78).clamp(min=0).square()
     shadow = cover(superellipse_radius(x + .30*lx, c.Y - .42 + .12*ly, f.skull*.92, 1.62) - 1, .02, .25)
     n = x/half
-    c.paint(cover(torch.maximum(x.abs() - half, .5 - c.Y), c.px), skin(f)*.97, .85*n, .12, .03, (1 - .5*shadow)*(1 - .35*n.square()), 1 - .8*shadow)
+    a = cover(torch.maximum(x.abs() - half, .5 - c.Y), c.px)
+    c.paint(a, skin(f)*.97, .85*n, .12, .03, (1 - .5*shadow)*(1 - .35*n.square()), 1 - .8*shadow)
     c.ny.add_(.5*f.male*blob(x, c.Y - 2.0, .15, .17))
     c.shade(.12*blob(x.abs() - .24, c.Y - 2.1, .14, .4))
 
@@ -149,7 +153,7 @@ def ears(c):
             (1 - .55*inner)*(.85 - .25*smooth(-.05, -.14, x)), 1 - .4*inner)
 
 # %% ../nbs/13_head.ipynb #61364289
-factor('jaw',        'face', 'oval or square', -.9, -.35, (.35, 1.), .5, unless='Oval_Face')
+factor('jaw',        'face', 'oval or square', -.9, -.35, (.35, 1.), .5, inverse_attribute='Oval_Face')
 factor('chin',       'face', 'length', -.05, .07)
 factor('chin_width', 'face', 'pointed or broad', -.5, 1.)
 factor('fullness',   'face', 'of the cheeks and the jaw', -.3, .25, (.75, 1.), .2, 'Chubby')
@@ -165,6 +169,7 @@ def outline(c):
     lower, upper = diagonal*(2*sin2).clamp(max=1), diagonal*(sin2 == 0)
     return x, y, rho, r + lower*(.03 + .085*f.jaw + .070*f.fullness) - .36*(1 - f.chin_width)*cos2*sin2.square() + .085*upper
 
+# %% ../nbs/13_head.ipynb #4e4679d3
 @layer()
 def head(c):
     "Skin, redder below the eyes"
@@ -211,7 +216,7 @@ def cheeks(c):
     c.colour.mul_(1 - f.blush*blob(ax - .66, c.y - .55, .42, .34)*colours(.0, .30, .24))
 
 # %% ../nbs/13_head.ipynb #ce9b0130
-factor('wrinkles',    'face', 'lines of age', 0., .08, (.6, 1.), .3, unless='Young')
+factor('wrinkles',    'face', 'lines of age', 0., .08, (.6, 1.), .3, inverse_attribute='Young')
 factor('double_chin', 'face', 'a fold below the chin', 0., 0., (.7, 1.), .15, 'Double_Chin')
 
 @layer(-1.2, -.8, 1.2, 1.9)
@@ -220,7 +225,8 @@ def wrinkles(c):
     f, ax, inside = c.f, c.x.abs(), region_falloff(c, 'face')
     v = (c.y - .70)/.22
     line = sum(blob(c.x, c.y - h - .03*ax, .62, .035) for h in (-.72, -.60, -.49))
-    line = line + .8*blob(ax - .44 - .12*v, v, .05, 1.2) + .6*blob(ax - .96, (c.y - .05).abs() - .05 - .3*(ax - .9), .16, .03)
+    line = line + .8*blob(ax - .44 - .12*v, v, .05, 1.2)
+    line = line + .6*blob(ax - .96, (c.y - .05).abs() - .05 - .3*(ax - .9), .16, .03)
     line = (line*f.wrinkles).clamp(max=1)*inside
     c.shade(.60*line, .42*line)
     fold = f.double_chin*inside*blob(.8*c.X, c.Y - 1.52 + .22*c.X.square(), .55, .10)
@@ -229,7 +235,7 @@ def wrinkles(c):
 
 # %% ../nbs/13_head.ipynb #78304f7c
 factor('stubble',   'beard', 'a day old beard', 0., 0., (.6, 1.), .2, '5_o_Clock_Shadow')
-factor('beard',     'beard', 'a full beard', 0., 0., (.75, 1.), .2, unless='No_Beard')
+factor('beard',     'beard', 'a full beard', 0., 0., (.75, 1.), .2, inverse_attribute='No_Beard')
 factor('sideburns', 'beard', 'hair before the ears', 0., 0., (.75, 1.), .2, 'Sideburns')
 
 @layer(-1.25, -.25, 1.25, 1.95)
@@ -245,7 +251,8 @@ def beard(c):
     c.gloss.mul_(1 - .5*shadow)
     full = torch.maximum(area + .03*fine, c.edge - .13*smooth(.3, 1.5, c.y) + .02*fine)
     side = torch.maximum((c.edge + .08).abs() - .11 + .05*smooth(.2, .7, c.y), (c.y - .22).abs() - .48)
-    a = torch.maximum((1.4*f.beard).clamp(max=1)*cover(full, c.px, .07), f.sideburns*cover(side + .02*fine, c.px, .06))*region_falloff(c, 'face', .06)
+    bearded, burns = (1.4*f.beard).clamp(max=1)*cover(full, c.px, .07), f.sideburns*cover(side + .02*fine, c.px, .06)
+    a = torch.maximum(bearded, burns)*region_falloff(c, 'face', .06)
     c.paint((a*(.97 + .08*fine)).clamp(max=1), (hair + .04*skin(f))*(.9 + .3*fine), open=.72 + .22*fine, gloss=.03)
     c.nx.add_(.18*a*fine)
     c.ny.add_(a*(.10*fine + .12))

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .core import check_choice
-
 # %% ../nbs/40_losses.ipynb #40124b6c
 def reconstruction_loss(
     A:torch.Tensor, # (N,3,H,W) the picture, in [-1,1]
@@ -71,47 +69,36 @@ def landmark_loss(
 def classification_loss(
     logits:torch.Tensor, # (N,n) of C: above 0 for yes
     y:torch.Tensor, # (N,n) of 0/1: what it should say
-    judged:torch.Tensor=None, # (N,n) of 0/1: labels that count; None: all
+    target_mask:torch.Tensor=None, # (N,n) of 0/1: labels that count; None: all
     mean:bool=True, # over the attributes, else their sum
 )->torch.Tensor: # a number: the mean over the pictures
     "Eq. 2 and 3: binary cross-entropy of the labels"
     error = F.binary_cross_entropy_with_logits(logits.float(), y.float(), reduction='none')
-    judged = torch.ones_like(error) if judged is None else judged.to(error)
-    loss = (error*judged).sum()/judged.sum().clamp(min=1)
+    counts = torch.ones_like(error) if target_mask is None else target_mask.to(error)
+    loss = (error*counts).sum()/counts.sum().clamp(min=1)
     return loss if mean else loss*logits.shape[1]
 
 # %% ../nbs/40_losses.ipynb #fe4a32da
-CLS_INPUTS = ('kept', 'y', 'A_b')
+CLS_INPUTS = ('blended', 'y', 'A_b')
 
 @dataclass(frozen=True)
 class LossWeights:
-    "The lambdas of Eq. 7 and 10, and how equations are meant"
-    rec: float = 20.        # lambda_rec, for the whole picture
-    rec_masked: float = 150.  # of errors inside M: not in the paper
-    square: bool = True     # are those squared?
-    cyc: float = .5         # lambda_cyc
-    adv: float = .1         # of the adversarial loss
-    code: float = .02       # on the size of codes: not in the paper
-    find: float = 20.       # of the landmarks that E finds: not in the paper
-    cls: float = 2.         # lambda_g, of Eq. 2
-    detach: bool = True     # hold code_B still in Eq. 4
-    cyc_on_gated: bool = True # Att-EBGAN, Eq. 4: codes after the filter, or before
-    cls_mean: bool = True   # Eq. 2 and 3: mean over the attributes, or their sum
-    cls_input: str = 'kept'  # Eq. 2 judges one of SEES: what `edit` gives, the paper's y, or A_b
+    "The lambdas of Eq. 7 and 10, and how the equations are meant"
+    rec: float = 20.                # lambda_rec, for the whole picture
+    rec_masked: float = 150.        # of errors inside M: not in the paper
+    masked_mse: bool = True         # are those squared?
+    cyc: float = .5                 # lambda_cyc
+    adv: float = .1                 # of the adversarial loss
+    code: float = .02               # on the size of codes: not in the paper
+    landmark: float = 20.           # of the landmarks that E finds: not in the paper
+    cls: float = 2.                 # lambda_g, of Eq. 2
+    detach_target: bool = True      # hold code_B still in Eq. 4
+    cyc_on_gated: bool = True       # Att-EBGAN, Eq. 4: codes after the filter, or before
+    cls_mean: bool = True           # Eq. 2 and 3: mean over the attributes, or their sum
+    cls_input: str = 'blended'      # Eq. 2 judges one of CLS_INPUTS: what `edit` gives, the paper's y, or A_b
     region_labels_only: bool = True # Eq. 2 asks for the region's labels of B, or for all
-    drop: float = .2        # share of labels switched off at random
-    mixed: float = .5       # share of pictures in which C meets a region of B, pasted
-
-    @classmethod
-    def preset(cls,
-        name:str, # 'course', 'paper', 'photographs' or 'detailed'
-    ):
-        "`paper`: the printed weights; `course`: this class's defaults; `celeba_sample`: sharp rather than safe"
-        presets = {'course': cls(), 'detailed': cls(),
-                'paper': cls(rec=100., rec_masked=0., cyc=10., adv=1., code=0., find=0., detach=False,
-                             cls=10., cyc_on_gated=False, cls_mean=False, cls_input='A_b', region_labels_only=False, drop=0., mixed=0.),
-                'photographs': cls(rec_masked=20., square=False, adv=.3, code=.01)}
-        return presets[check_choice(name, presets, 'preset')]
+    label_dropout: float = .2       # share of labels switched off at random
+    paste_fraction: float = .5      # share of pictures in which C meets a region of B, pasted in
 
 # %% ../nbs/40_losses.ipynb #90277535
 def generator_loss(
@@ -125,19 +112,21 @@ def generator_loss(
     code_A:torch.Tensor=None, # (N,c,h,w) what A_a was made from; None: its size costs nothing
     P:torch.Tensor=None, # (N,5,2) landmarks that E finds; None: it need not find any
     landmarks:torch.Tensor=None, # (N,5,2) where they are
-    cls_logits:torch.Tensor=None, # (K,n) C's logits for y; None: there is no C (Eq. 10)
-    y:torch.Tensor=None, # (K,n) of 0/1: what C should see
+    cls_logits:torch.Tensor=None, # (K,n) of C for y; None: there is no C (Eq. 10)
+    cls_target:torch.Tensor=None, # (K,n) of 0/1: what C should see
     cls_mask:torch.Tensor=None, # (K,n) of 0/1: labels that count
-    rank_weights:dict={}, # {name: factor}, where several processes train: what this one's mean counts for
+    rank_weights:dict=None, # {name: factor}, where several processes train: what this one's mean counts for
 )->tuple: # (a number to minimise, {name: term before weighting})
     "Eq. 10, and with a classifier Eq. 7: what E and G minimise"
-    terms = dict(rec=reconstruction_loss(A, A_a), rec_masked=reconstruction_loss(A, A_a, M, weights.square),
-                 cyc=cycle_loss(code_B, code_Ab, weights.detach), adv_g=adversarial_g(fake),
-                 code=A.new_zeros(()) if code_A is None else code_loss(code_A),
-                 find=A.new_zeros(()) if P is None else landmark_loss(P, landmarks)) # on A's device: they are stacked
-    if cls_logits is not None: terms['cls_g'] = classification_loss(cls_logits, y, cls_mask, weights.cls_mean)
-    w = dict(rec=weights.rec, rec_masked=weights.rec_masked, cyc=weights.cyc, adv_g=weights.adv, code=weights.code, find=weights.find, cls_g=weights.cls)
-    return sum(w[k]*rank_weights.get(k, 1)*t for k, t in terms.items() if w[k]), {k: t.detach() for k, t in terms.items()}
+    w, none = weights, A.new_zeros(()) # on A's device: terms are stacked
+    terms = dict(rec=reconstruction_loss(A, A_a), rec_masked=reconstruction_loss(A, A_a, M, w.masked_mse),
+                 cyc=cycle_loss(code_B, code_Ab, w.detach_target), adv_g=adversarial_g(fake),
+                 code=none if code_A is None else code_loss(code_A), landmark=none if P is None else landmark_loss(P, landmarks))
+    if cls_logits is not None: terms['cls_g'] = classification_loss(cls_logits, cls_target, cls_mask, w.cls_mean)
+    lambdas = dict(rec=w.rec, rec_masked=w.rec_masked, cyc=w.cyc, adv_g=w.adv, code=w.code, landmark=w.landmark, cls_g=w.cls)
+    shares = rank_weights or {}
+    loss = sum(lambdas[k]*shares.get(k, 1)*t for k, t in terms.items() if lambdas[k])
+    return loss, {k: t.detach() for k, t in terms.items()}
 
 # %% ../nbs/40_losses.ipynb #227c55d5
 def discriminator_loss(

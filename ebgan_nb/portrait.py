@@ -16,8 +16,9 @@ from types import SimpleNamespace
 
 import torch
 
-from .core import check_int, generator, WrongInput
-from .drawing import Canvas, hue_rgb, mix, shade, smooth, superellipse_radius
+from ebgan_nb.core import check_int, generator, WrongInput
+from ebgan_nb.attributes import REGION_SHAPES
+from ebgan_nb.drawing import Canvas, hue_rgb, mix, shade, smooth, superellipse_radius
 
 # %% ../nbs/12_portrait.ipynb #d84b7415
 # part: the region whose edit takes it over; None: the source keeps it
@@ -35,10 +36,10 @@ class Factor:
     on: tuple = None # the second band, beyond a gap
     p: float = .5 # probability of `on`, where nothing else decides
     attribute: str = None # the CelebA name that it shows
-    inverse: bool = False # the attribute is 1 in `off`, as No_Beard is
+    inverse: bool = False # the attribute is 1 in `off`, as Oval_Face is
 
     @property
-    def plain(self):
+    def neutral(self):
         "The value that shows nothing: 0 if `off` has it, else the middle of `off`"
         low, high = self.off
         return 0. if low <= 0 <= high else (low + high)/2
@@ -58,10 +59,10 @@ def factor(
     on=None, # bounds of the second band (low, high)
     p=.5, # probability of the second band
     attribute=None, # CelebA name that is 1 in the second band
-    unless=None, # CelebA name that is 0 in the second band
+    inverse_attribute=None, # CelebA name that is 0 in the second band
 ):
     "Put a factor into `FACTORS`"
-    FACTORS[name] = Factor(name, part, meaning, (low, high), on, p, attribute or unless, unless is not None)
+    FACTORS[name] = Factor(name, part, meaning, (low, high), on, p, attribute or inverse_attribute, inverse_attribute is not None)
 
 # %% ../nbs/12_portrait.ipynb #be6e4ec7
 factor('shift_x', 'pose', 'to the right, as a share of the width', -.015, .015)
@@ -79,14 +80,10 @@ factor('warmth', 'light', 'colour of the lamp, cold to warm', -1., 1.)
 factor('tone',   'skin', 'light to dark', .9, 4.7, (0., .3), .18, 'Pale_Skin')
 
 # %% ../nbs/12_portrait.ipynb #c55eedfa
-def _check_people(people):
-    if isinstance(people, People): return people
-    raise WrongInput(f'people are expected, as `sample` gives them, not {type(people).__name__}')
-
 class People:
     "N faces as numbers"
     def __init__(self,
-        factors, # {name: (N,) float tensor}
+        factors:dict, # {name: (N,) float tensor}
     ): self.factors = factors
     def __len__(self): return len(self.factors['roll'])
     def __repr__(self): return f'People: {len(self)} faces of {len(self.factors)} factors'
@@ -94,6 +91,11 @@ class People:
         if hasattr(i, 'tolist'): i = torch.tensor(i.tolist()) # a pandas or numpy mask
         i = torch.arange(len(self))[i].reshape(-1)
         return People({k: v[i] for k, v in self.factors.items()})
+
+def check_people(people):
+    "`people`, if it is `People`, else `WrongInput`"
+    if isinstance(people, People): return people
+    raise WrongInput(f'people are expected, as `sample` gives them, not {type(people).__name__}')
 
 # %% ../nbs/12_portrait.ipynb #c64559b3
 CORRELATED = dict( # (women, men)
@@ -108,38 +110,40 @@ def _uniform(n, seed, name):
     return torch.rand(n, 2, generator=generator(seed, 'faces', name))
 
 def _tied(f, chance):
-    "Age, beards, and hair as frequent as it is; `chance`: (n, 2) uniform"
+    "Factors tied by age, beard, skin and how frequent a hair colour is; `chance`: (n, 2) uniform"
     a, b = chance.T
-    share = torch.tensor([0., 1.7, 3.55, 4.4, 4.6, 5.]) # up to here, in fifths: black, brown, blond, grey, red
-    kind = torch.bucketize(f['hair_kind'], share, right=True).clamp(1, 5) - 1
-    hair = kind + ((f['hair_kind'] - share[kind])/(share[kind + 1] - share[kind])).clamp(0, .99)
+    limits = torch.tensor([0., 1.7, 3.55, 4.4, 4.6, 5.]) # up to here, in fifths: black, brown, blond, grey, red
+    kind = torch.bucketize(f['hair_kind'], limits, right=True).clamp(1, 5) - 1
+    hair = kind + ((f['hair_kind'] - limits[kind])/(limits[kind + 1] - limits[kind])).clamp(0, .99)
     hair = torch.where((f['wrinkles'] > .5) & (a < .6), 3 + .99*b, hair)
     dark = (f['tone'] > 2.2) & (b < .92)
     mustache = torch.where((f['beard'] > .5) & (a < .85), .75 + .25*b, f['mustache'])
-    return f | dict(hair_kind=torch.where(dark & (hair < 3), hair*.4, hair), iris=torch.where(dark, f['iris']*.3, f['iris']), mustache=mustache)
+    hair, iris = torch.where(dark & (hair < 3), hair*.4, hair), torch.where(dark, f['iris']*.3, f['iris'])
+    return f | dict(hair_kind=hair, iris=iris, mustache=mustache)
 
 # %% ../nbs/12_portrait.ipynb #8ec658f9
 def sample(
-    n, # how many faces
-    seed=0, # the same seed gives the same people, and the first ones of a larger n
-    correlated=True, # True: as frequent, and as correlated, as in CelebA; False: every factor on its own
-): # People
-    "Draw people"
+    n:int, # how many faces
+    seed:int=0, # the same seed gives the same people, and the first ones of a larger n
+    correlated:bool=True, # True: as frequent, and as correlated, as in CelebA; False: every factor on its own
+)->People:
+    "Draw people: their factors"
     n, seed = check_int(n, 'n', 0, 10**8), check_int(seed, 'seed', -2**63)
     man, f = _uniform(n, seed, 'male')[:, 0] < .42, {}
     for name, fa in FACTORS.items():
         u, v = _uniform(n, seed, name).T
         between = lambda band: band[0] + (band[1] - band[0])*v
         woman_p, man_p = CORRELATED.get(name, (fa.p, fa.p)) if correlated else (fa.p, fa.p)
-        f[name] = torch.where(u < torch.where(man, man_p, woman_p), between(fa.on), between(fa.off)) if fa.on else between(fa.off)
+        f[name] = between(fa.off)
+        if fa.on: f[name] = torch.where(u < torch.where(man, man_p, woman_p), between(fa.on), f[name])
     return People(_tied(f, _uniform(n, seed, 'tied')) if correlated else f)
 
 # %% ../nbs/12_portrait.ipynb #d4cab9d3
 def canvas(
     f, # namespace of (N,1,1,1) factors
     size, # pixels
-): # Canvas
-    "An empty canvas. Its sides are rounded up, for a reason that `render` gives"
+)->Canvas:
+    "An empty canvas, and the face's coordinates. Its sides are rounded up: `render` says why"
     H, W = -(-size//4)*4, -(-size//16)*16
     U = ((torch.arange(W) + .5)/size - .5 - f.shift_x)*4
     V = ((torch.arange(H) + .5)[:, None]/size - .45 - f.shift_y)*4
@@ -150,21 +154,13 @@ def canvas(
     return Canvas(f, size, torch.zeros(len(X), 8, H, W), X=X, Y=Y, x=X - f.yaw*depth, y=Y - f.nod*depth, hx=hx, px=4/(size*f.scale))
 
 # %% ../nbs/12_portrait.ipynb #f0beee87
-#                  centre     half axes   power  taper: wider (+) or narrower (-) below
-REGION_BOXES = dict(
-    mouth = (0., 1.13,   .72,  .52,   2,     0.),
-    eyes  = (0.,  .02,  1.00,  .34,   4,     0.),
-    brows = (0., -.36,  1.00,  .26,   4,     0.),
-    nose  = (0.,  .33,   .34,  .58,   4,     .25),
-    face  = (0.,  .55,  1.20, 1.30,   4,    -.10))
-
 def region_falloff(
     c, # Canvas
-    region, # key of `REGION_BOXES`
+    region, # key of `REGION_SHAPES`
     margin=.16, # width of the falling edge, as a share of the region
 ): # (N,1,h,w)
     "1 well inside a region, 0 from shortly before its edge"
-    cx, cy, a, b, power, taper = REGION_BOXES[region]
+    cx, cy, a, b, power, taper = REGION_SHAPES[region]
     v = (c.Y - cy)/b
     u = (c.X - cx)/(a*(1 + taper*v.clamp(-1, 1)))
     u, v = u.square(), v.square()
@@ -184,7 +180,7 @@ def layer(
     return keep
 
 def _span(a, b, limit, step):
-    "Pixels from a to b, widened to a multiple of `boundary_gradient`"
+    "Pixels from a to b, widened to a multiple of `step`"
     lo, hi = max(0, math.floor(a)), min(limit, math.ceil(b))
     n = min(limit, -(-(hi - lo)//step)*step)
     lo = min(lo, limit - n)
@@ -206,7 +202,7 @@ def cut(
 def picture(
     f, # namespace of (N,1,1,1) factors
     size, # pixels
-): # uint8 (N,3,size,size)
+)->torch.Tensor: # uint8 (N,3,size,size)
     "All layers, back to front, then the light"
     c = canvas(f, size)
     for paint, box in LAYERS.values():
@@ -239,18 +235,21 @@ def _pool():
     return pool
 
 def _workers():
+    "The pool, made by one thread only"
     with _lock: return _pool()
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_pool.cache_clear) # a child has none of its parent's threads
 
+# %% ../nbs/12_portrait.ipynb #c5b5b12f
 def render(
-    people, # People
-    size=128, # pixels, 16 to 1024
-    threads=None, # how many portions at once; None: one a core
-): # uint8 (N,3,size,size), on the CPU
+    people:People, # N faces
+    size:int=128, # pixels, 16 to 1024
+    threads:int=None, # how many portions at once; None: one a core
+)->torch.Tensor: # uint8 (N,3,size,size), on the CPU
     "Draw people. A face's bytes depend on nothing but its factors and the size"
-    size, threads = check_int(size, 'size', 16, 1024), check_int(os.cpu_count() or 1 if threads is None else threads, 'threads', 1, 1024)
-    if not len(_check_people(people)): return torch.zeros(0, 3, size, size, dtype=torch.uint8)
+    size = check_int(size, 'size', 16, 1024)
+    threads = check_int(os.cpu_count() or 1 if threads is None else threads, 'threads', 1, 1024)
+    if not len(check_people(people)): return torch.zeros(0, 3, size, size, dtype=torch.uint8)
     portions = list(_portions(people, size))
     out = [None]*len(portions)
     def share(k):
@@ -259,9 +258,9 @@ def render(
     return torch.cat(out)
 
 # %% ../nbs/12_portrait.ipynb #e0237b85
-for k in range(4):
-    factor(f'glow_x{k}', 'background', f'light {k}: where', -2., 2.)
-    factor(f'glow_y{k}', 'background', f'light {k}: where', -1.8, 2.)
+for _k in range(4):
+    factor(f'glow_x{_k}', 'background', f'light {_k}: where', -2., 2.)
+    factor(f'glow_y{_k}', 'background', f'light {_k}: where', -1.8, 2.)
 factor('wall_hue',   'background', 'round the colour circle', 0., 1.)
 factor('wall_sat',   'background', 'grey to coloured', .03, .45)
 factor('wall_value', 'background', 'dark to bright', .22, .88)
@@ -276,7 +275,7 @@ factor('lower',      'background', 'darker or brighter below the horizon', 0., 0
 def background(c):
     "A wall, perhaps a horizon and lights out of focus"
     f = c.f
-    wall, other = hue_rgb(f.wall_hue, f.wall_sat, f.wall_value), hue_rgb(f.wall_hue + f.wall_hue2, f.wall_sat, f.wall_value)
+    wall, other = (hue_rgb(hue, f.wall_sat, f.wall_value) for hue in (f.wall_hue, f.wall_hue + f.wall_hue2))
     below = smooth(-.25, .25, c.Y - f.horizon)*f.lower
     colour = mix(wall, other, below.abs())*(1 + .4*f.wall_slope*c.Y + below)
     for k in range(4):
@@ -284,3 +283,16 @@ def background(c):
         colour = colour + other*(f.glow*smooth(f.glow_size, f.glow_size*.6, r)*(.7 + .25*k))
     c.colour.copy_(colour*(1.05 - .05*(c.X.square() + c.Y.square())).clamp(min=.5))
     c.open.fill_(1.); c.sun.fill_(.75)
+
+# %% ../nbs/12_portrait.ipynb #56e5b05e
+def vary_factor(
+    name, # key of `FACTORS`
+    people, # People, of whom the first is taken
+    n=5, # how many values
+    **fixed, # other factors, and the values they are set to
+)->People: # n times the same person
+    "One factor from its lowest to its highest value"
+    fa = FACTORS[name]
+    ends = fa.off + (fa.on or fa.off)
+    fixed = {k: torch.full((n,), float(v)) for k, v in fixed.items()}
+    return People(people[[0]*n].factors | fixed | {name: torch.linspace(min(ends), max(ends), n)})

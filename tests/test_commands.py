@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 
 from ebgan_nb import editing, evaluation, training
-from ebgan_nb.masks import REGION_SHAPES
+from ebgan_nb.attributes import REGION_SHAPES
 from ebgan_nb.session import drawn_face
 
 MAIN = dict(ebgan_train=training.main, ebgan_edit=editing.main, ebgan_evaluate=evaluation.main)
@@ -97,7 +97,7 @@ def home(tmp_path_factory):
     (at/'torn.safetensors').write_bytes((at/'ebgan'/'weights.safetensors').read_bytes()[:5000])
     return at
 
-TINY = '--size 32 --n 8 --bs 2 --batches 2 --round 2'.split()
+TINY = '--size 32 --n-train 8 --bs 2 --batches 2 --val-every 2'.split()
 
 
 # every value of every option, once
@@ -106,9 +106,9 @@ TRAIN = [
     *(['--model', m, '--preset', p, '--size', '64' if p=='paper' else '32'] for m in ('ebgan', 'att-ebgan') for p in ('course', 'paper', 'photographs', 'detailed')),
     *(['--precision', p] for p in ('auto', 'float32', 'bf16', 'fp16')),
     *(['--precision', p, '--model', 'att-ebgan'] for p in ('bf16', 'fp16')),
-    ['--data', 'faces'], ['--seed', '5'], ['--lr', '1e-3'], ['--skip-bad'], ['--guided'], ['--guided', '--attributes', 'Smiling,Mustache'],
+    ['--data', 'faces'], ['--seed', '5'], ['--lr', '1e-3'], ['--skip-bad'], 
     ['--model', 'att-ebgan', '--attributes', 'Smiling'], ['--init', 'ebgan'], ['--model', 'att-ebgan', '--init', 'ebgan'], ['--minutes', '.001'],
-    ['--twins', '0'], ['--twins', '1'], ['--tensorboard'], ['--batches', '3', '--round', '2'],
+    ['--tensorboard'], ['--batches', '3', '--val-every', '2'],
 ]
 
 @pytest.mark.parametrize('options', TRAIN, ids=' '.join)
@@ -173,7 +173,7 @@ NAMES = st.sampled_from(['a.png', 'b.png', 'large.jpg', 'text.png', 'empty.png',
 WORDS = st.sampled_from('mouth eyes face brows nose mouth+nose mouth+ + ,, Smiling Smiling,Mustache Bald Male ebgan att-ebgan course paper photographs detailed auto bf16 fp16 float32 '
                         'absent source 24,29,40,29,32,38,25,46,39,46 1,2,3 out.png out.jpg out.xyz folder/out.png none/out.png out.json out.csv run'.split())
 ANY = st.one_of(NUMBERS, NAMES, WORDS, st.text(max_size=6).filter(lambda t: '\0' not in t))
-OPTIONS = {name: sorted({o for a in module.parser()._actions for o in a.option_strings if o.startswith('--')} - {'--help', '--compile'})
+OPTIONS = {name: sorted({o for a in module.parser()._actions for o in a.option_strings if o.startswith('--')} - {'--help'})
            for name, module in dict(ebgan_train=training, ebgan_edit=editing, ebgan_evaluate=evaluation).items()}
 
 @st.composite
@@ -194,13 +194,13 @@ def harmless(argv):
     "Not by the hour, and not outside of the folder"
     for a, b in zip(argv, argv[1:]):
         if a=='--out' and b.startswith(('/', '~')) and not b.startswith('/dev'): return False
-        if a in ('--batches', '--n', '--minutes', '--bs') and re.fullmatch(r'1e9|16|32|33|1_0', b): return False
+        if a in ('--batches', '--n', '--n-train', '--minutes', '--bs') and re.fullmatch(r'1e9|16|32|33|1_0', b): return False
     return True
 
 def one_case(case, home):
     name, argv = case
     if not harmless(argv): return
-    small = dict(ebgan_train={'--n': '8', '--batches': '2'}, ebgan_evaluate={'--n': '2'}).get(name, {})
+    small = dict(ebgan_train={'--n-train': '8', '--batches': '2'}, ebgan_evaluate={'--n': '2'}).get(name, {})
     argv = [*argv, *(w for k, v in small.items() if k not in argv and not (k=='--batches' and '--minutes' in argv) for w in (k, v))]
     with tempfile.TemporaryDirectory(dir=home.parent) as folder:
         for f in home.iterdir():
@@ -227,7 +227,7 @@ def test_any_of_500_command_lines(home, case): one_case(case, home)
 def test_ctrl_c_during_the_imports(seconds, tmp_path):
     "The real command: what is imported takes seconds"
     env = dict(os.environ, **SMALL, EBGAN_DATA=str(tmp_path))
-    child = subprocess.Popen([Path(sys.executable).parent/'ebgan_train', '--size', '32', '--n', '8', '--bs', '2', '--minutes', '5', '--out', tmp_path/'run'],
+    child = subprocess.Popen([Path(sys.executable).parent/'ebgan_train', '--size', '32', '--n-train', '8', '--bs', '2', '--minutes', '5', '--out', tmp_path/'run'],
                              env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(seconds)
     for _ in range(3): child.send_signal(signal.SIGINT); time.sleep(.02)

@@ -20,7 +20,8 @@ from ebgan_nb.faces import sample_labelled
 from ebgan_nb.losses import discriminator_loss, generator_loss
 from ebgan_nb.masks import active_labels, region_mask, feather, training_masks
 from ebgan_nb.metrics import with_baselines
-from ebgan_nb.models import PRESETS, build, build_discriminator, config
+from ebgan_nb.models import Discriminator, build
+from ebgan_nb.recipes import RECIPES, config
 from ebgan_nb.augment import augment
 from ebgan_nb.weights import find_weights, load_weights
 from ebgan_nb.classifier import AttributeClassifier
@@ -75,12 +76,12 @@ def test_what_a_gpu_allows_is_allowed():
 
 # the package
 
-@pytest.mark.parametrize('preset', PRESETS)
+@pytest.mark.parametrize('preset', RECIPES)
 @pytest.mark.parametrize('attributes', [(), NAMES])
 def test_networks(preset, attributes, faces):
     torch.manual_seed(0)
     c = config(preset, 64, attributes=attributes) if attributes else config(preset, 64)
-    net, D, (A, B, M), y = build(c).eval(), build_discriminator(c), faces, torch.tensor([[1., 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0]])
+    net, D, (A, B, M), y = build(c).eval(), Discriminator(c), faces, torch.tensor([[1., 0, 0], [0, 1, 0], [1, 1, 1], [0, 0, 0]])
     hows = [{}, dict(noise_floor=0.), dict(strength=.5)]
     if attributes: hows += [dict(selected=torch.tensor([1., 0., 0.]), others='source'), dict(y_A=y, y_B=y.flip(0))]
     with torch.no_grad():

@@ -25,7 +25,8 @@ from ebgan_nb.faces import render, sample
 from ebgan_nb.faces import transfer, write_celeba
 from ebgan_nb.files import save_tensors
 from ebgan_nb.masks import region_mask
-from ebgan_nb.models import build, config
+from ebgan_nb.models import build
+from ebgan_nb.recipes import config
 from ebgan_nb.weights import FORMAT, find_weights, load_weights, save_weights
 from ebgan_nb.classifier import AttributeClassifier, load_reader, save_reader
 

@@ -18,14 +18,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_commands import leftovers, ran
 
-from ebgan_nb import detection, editing
+from ebgan_nb import editing, geometry, images
 from ebgan_nb.attributes import REGIONS
 from ebgan_nb.core import WrongInput
 from ebgan_nb.geometry import align
-from ebgan_nb.saving import SAVE_OPTIONS, MODES, NO_ALPHA, open_picture, save_edit
+from ebgan_nb.images import SAVE_OPTIONS, MODES, NO_ALPHA, open_picture, save_edit
 from ebgan_nb.compositing import mask_pixels, region_pixels
 from ebgan_nb.editing import Editor
-from ebgan_nb.models import build, config
+from ebgan_nb.models import build
+from ebgan_nb.recipes import config
 from ebgan_nb.weights import save_weights
 from ebgan_nb.session import drawn_face
 
@@ -66,7 +67,7 @@ def test_no_picture_reaches_an_interpreter(home, tmp_path):
     (home/'print.png').write_text(PRINT)
     for argv in (('print.png', 'b.png'), ('a.png', 'print.png')): one_line(edited(home, *argv, PATH=path), 2, 'print.png: no picture that is read here')
     one_line(ran('ebgan_edit', 'a.png', 'b.png', '--mask', 'print.png', '--out', 'y.png', cwd=home, PATH=path), 2, 'print.png: no picture')
-    upload = 'import sys; from ebgan_nb.detection import open_upload\ntry: open_upload(open("print.png", "rb").read(), "print.png")\nexcept ValueError as e: print(e)'
+    upload = 'import sys; from ebgan_nb.images import open_upload\ntry: open_upload(open("print.png", "rb").read(), "print.png")\nexcept ValueError as e: print(e)'
     said = subprocess.run([sys.executable, '-c', upload], cwd=home, env={**os.environ, 'PATH': path}, capture_output=True, text=True)
     assert said.stdout.startswith('print.png: no picture'), said
     assert not (tmp_path/'called').exists() and not (home/'y.png').exists()
@@ -119,7 +120,7 @@ def test_a_torn_note_refuses_no_photograph(kind, home):
         (home/'noted.png').write_bytes(file(face, kind, exif=note))
         im = open_picture(home/'noted.png')
         assert im.size==face.size and abs(np.array(im, dtype=int) - np.array(face)).mean() < 12
-        assert detection.open_upload(file(face, kind, exif=note)).size==face.size
+        assert images.open_upload(file(face, kind, exif=note)).size==face.size
 
 @pytest.mark.parametrize('kind', ('JPEG', 'PNG', 'WEBP', 'TIFF'))
 def test_turned_upright_once(kind, home):
@@ -129,7 +130,7 @@ def test_turned_upright_once(kind, home):
         (home/'turned.png').write_bytes(data := file(face, kind, exif=note))
         expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
         lazy = Image.open(io.BytesIO(data), formats=[kind])
-        for im in (open_picture(home/'turned.png'), editing.to_editable(open_picture(home/'turned.png')), editing.to_editable(lazy), detection.open_upload(data)):
+        for im in (open_picture(home/'turned.png'), images.to_editable(open_picture(home/'turned.png')), images.to_editable(lazy), images.open_upload(data)):
             assert im.size==expected.size and im.tobytes()==expected.convert('RGB').tobytes(), (kind, o)
 
 def tiff(w, h, depth=8, samples=1, **more):
@@ -167,14 +168,14 @@ def test_nothing_stands_beside_the_line(home):
     assert answers[0] and answers[2]
 
 PEAK = '''import sys, json
-from ebgan_nb import detection, editing
+from ebgan_nb import editing, geometry, images
 from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 def status(key): return int(next(l for l in open('/proc/self/status') if l.startswith(key)).split()[1])/1024
 how, name = sys.argv[1:]
 data = open(name, 'rb').read() if how=='open_upload' else name
 open('/proc/self/clear_refs', 'w').write('5')
 before = status('VmRSS')
-try: said = str((editing.open_picture if how=='open_picture' else detection.open_upload)(data).mode)
+try: said = str((images.open_picture if how=='open_picture' else images.open_upload)(data).mode)
 except ValueError as e: said = str(e)
 print(json.dumps([status('VmHWM') - before, said]))'''
 
@@ -234,7 +235,7 @@ def test_a_full_disk_leaves_the_old_picture(suffix, tmp_path):
     program = '''import resource, signal, sys
 from PIL import Image
 from ebgan_nb.core import RunFailed
-from ebgan_nb.saving import save_edit
+from ebgan_nb.images import save_edit
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 new = Image.open(sys.argv[1]); new.load()
 for room in map(int, sys.argv[3:]):
@@ -322,7 +323,7 @@ def test_wrong_types_are_wrong_input(small, tmp_path, monkeypatch):
         for call in (lambda: editor.edit(odd, b, 'mouth'), lambda: editor.edit(a, odd, 'mouth'), lambda: editor.edit(a, {'mouth': odd}), lambda: att.read(odd), lambda: Editor(odd, {}),
                      lambda: save_edit(odd, 'y.png')): wrong(call)
         if not isinstance(odd, str): wrong(save_edit, a, odd); wrong(open_picture, odd)
-        if not isinstance(odd, bytes): wrong(detection.open_upload, odd)
+        if not isinstance(odd, bytes): wrong(images.open_upload, odd)
         if not isinstance(odd, dict): wrong(Editor, editor.model, odd)
         if odd is None: continue # what was not given
         for name in ('region', 'mask'): wrong(editor.edit, a, b, **{name: odd})
@@ -355,7 +356,7 @@ def any_edit(rng, small):
     if own:
         c, size = np.array(A.size)*rng.uniform(.35, .65, 2), min(A.size)*rng.uniform(.3, .9)
         turn = np.exp(1j*rng.uniform(-.6, .6))
-        t = (editing.template_points('faces', 1)[0].numpy() - .5)@[1, 1j]*turn*size
+        t = (geometry.template_points('faces', 1)[0].numpy() - .5)@[1, 1j]*turn*size
         p = np.stack([t.real + c[0], t.imag + c[1]], 1).clip(0, A.size)
     mode = str(rng.choice(['L', 'LA', 'RGB', 'RGBA', 'P', '1', 'CMYK', 'YCbCr', 'HSV', 'LAB', 'I;16', 'I', 'F', 'PA', 'RGBX', 'RGBa']))
     A = odd_mode(A, mode, rng)
@@ -383,7 +384,7 @@ def check_edit(seed, small):
     "-> 'edited', or the reason for which it is refused"
     rng = np.random.default_rng(seed)
     editor, A, B, region, by_mask, kwargs = any_edit(rng, small)
-    upright = editing.to_editable(A)
+    upright = images.to_editable(A)
     before = A.tobytes()
     size = upright.size
     try: points, T = align(size, kwargs.get('source_points'), editor.template, editor.size)

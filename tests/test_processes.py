@@ -77,7 +77,7 @@ def test_two_are_one_with_the_doubled_batch(run, tmp_path):
 
 
 def test_a_dead_process_ends_the_run(run, tmp_path):
-    out, small = tmp_path/'run', '--data faces --size 32 --bs 4 --batches 8 --round 4'.split()
+    out, small = tmp_path/'run', '--data faces --size 32 --bs 4 --batches 8 --val-every 4'.split()
     done = run(DIES, *small, '--out', out, processes=2)
     assert done.returncode==1
     told = [line for line in done.stderr.splitlines() if 'another one is gone' in line]

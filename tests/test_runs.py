@@ -14,11 +14,12 @@ import torch
 
 from ebgan_nb import files, training
 from ebgan_nb.core import RunFailed
+from ebgan_nb.recipes import RECIPES
 from ebgan_nb.weights import load_weights
 from ebgan_nb.adversarial import AdversarialStep
 from ebgan_nb.training import StopAfter, claimed, is_whole, main, one_before, read_checkpoint, read_log
 
-SMALL = '--size 32 --bs 4 --n 64'.split()
+SMALL = '--size 32 --bs 4 --n-train 64'.split()
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -46,7 +47,7 @@ def run(capfd):
 
 def new(run, out, *args, batches=4, round=2):
     "A run of four batches, in rounds of two"
-    assert run(*SMALL, '--batches', batches, '--round', round, '--out', out, *args)[0]==0
+    assert run(*SMALL, '--batches', batches, '--val-every', round, '--out', out, *args)[0]==0
     return out
 
 
@@ -54,7 +55,7 @@ def new(run, out, *args, batches=4, round=2):
 def made(tmp_path_factory, home):
     "A run of four batches that nobody disturbed; tests copy it"
     out = tmp_path_factory.mktemp('made')/'run'
-    main([*SMALL, '--batches', '4', '--round', '2', '--out', str(out)])
+    main([*SMALL, '--batches', '4', '--val-every', '2', '--out', str(out)])
     return out
 
 
@@ -98,7 +99,7 @@ def test_a_plain_install_trains(run, tmp_path):
         code, said = run(*SMALL, '--batches', 1, '--out', tmp_path/'other', '--tensorboard')
     assert code==2 and 'pip install tensorboard' in said and not (tmp_path/'other').exists()
 
-@pytest.mark.parametrize('preset', training.LEARNING_RATE)
+@pytest.mark.parametrize('preset', RECIPES)
 def test_every_preset_trains(run, tmp_path, preset):
     size = ['--size', '64'] if preset=='paper' else []
     new(run, tmp_path/'run', '--preset', preset, '--precision', 'float32', *size, batches=1)
@@ -114,7 +115,7 @@ def test_what_a_step_spoils_is_not_saved(run, tmp_path, made):
         if self.k==3: next(self.model.net.E.parameters()).grad.fill_(float('nan'))
         before_step(self)
     with patch.object(AdversarialStep, 'before_step', spoils):
-        code, said = run(*SMALL, '--batches', 4, '--round', 2, '--out', out)
+        code, said = run(*SMALL, '--batches', 4, '--val-every', 2, '--out', out)
     assert code==1 and '--lr' in said and batch(out)==2
     assert run('--resume', out)[0]==0 and equal(out, made)
 
@@ -144,18 +145,18 @@ def test_a_full_disk(run, tmp_path, name):
     def full(path, *args):
         if path.name.startswith(f'.{name}-'): raise OSError(28, 'No space left on device')
         fsync(path, *args)
-    with patch.object(files, '_fsync', full): code, said = run(*SMALL, '--batches', 2, '--round', 2, '--out', tmp_path/'run')
+    with patch.object(files, '_fsync', full): code, said = run(*SMALL, '--batches', 2, '--val-every', 2, '--out', tmp_path/'run')
     assert code==1 and str(tmp_path/'run'/name) in said and 'No space left' in said
     assert not [f for f in (tmp_path/'run').iterdir() if f.name.startswith('.') and f.name!='.lock']
 
 def test_a_disk_that_is_full_for_the_log(run, tmp_path):
     def full(self, log): raise OSError(28, 'No space left on device')
     with patch.object(training.CSVLogger, '_write_line', full):
-        code, said = run(*SMALL, '--batches', 2, '--round', 2, '--out', tmp_path/'run')
+        code, said = run(*SMALL, '--batches', 2, '--val-every', 2, '--out', tmp_path/'run')
     assert code==1 and str(tmp_path/'run') in said and '--resume' in said
 
 def test_a_face_of_nan(run, tmp_path):
-    code, said = run(*SMALL, '--batches', 4, '--round', 1, '--lr', 1e5, '--precision', 'float32', '--out', tmp_path/'run')
+    code, said = run(*SMALL, '--batches', 4, '--val-every', 1, '--lr', 1e5, '--precision', 'float32', '--out', tmp_path/'run')
     assert code==1 and '--lr' in said and not (tmp_path/'run'/'checkpoint.safetensors').exists()
 
 
@@ -176,7 +177,7 @@ def test_a_run_that_is_over_trains_no_more(run, copy, made):
 def test_the_log_of_an_interrupted_run(run, tmp_path, k):
     "Ctrl-C amid a round, in its last batch, and in the last batch of all: the log is that of a run that nobody disturbed"
     out = tmp_path/'run'
-    with stopped_at(k): assert run(*SMALL, '--batches', 6, '--round', 2, '--out', out)[0]==130
+    with stopped_at(k): assert run(*SMALL, '--batches', 6, '--val-every', 2, '--out', out)[0]==130
     assert run('--resume', out)[0]==0
     new(run, tmp_path/'whole', batches=6)
     assert equal(out, tmp_path/'whole')
@@ -216,7 +217,7 @@ def code_of(pid): return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_two_runs_at_once(tmp_path):
     out = tmp_path/'run'
-    pids = [child(*SMALL, '--batches', 6, '--round', 6, '--out', out, '--seed', seed, log=tmp_path/f'{seed}') for seed in (0, 1)]
+    pids = [child(*SMALL, '--batches', 6, '--val-every', 6, '--out', out, '--seed', seed, log=tmp_path/f'{seed}') for seed in (0, 1)]
     codes = [code_of(pid) for pid in pids]
     assert sorted(codes) in ([0, 1], [0, 2]), codes                # 2: the other one had ended
     seed = codes.index(0)
@@ -232,8 +233,8 @@ def test_leftovers_are_swept(run, copy):
 # --- wrong input
 
 @pytest.mark.parametrize('option', [
-    '--seed 99999999999999999999', '--seed -1', '--minutes inf', '--minutes nan', '--minutes 0', '--round 1000000000000000000000',
-    '--round 0', '--bs 1000000000', '--bs 1', '--n 0', '--n 2.5', '--lr nan', '--lr -1', '--twins 2', '--size 48', '--size 0', '--init /nope',
+    '--seed 99999999999999999999', '--seed -1', '--minutes inf', '--minutes nan', '--minutes 0', '--val-every 1000000000000000000000',
+    '--val-every 0', '--bs 1000000000', '--bs 1', '--n-train 0', '--n-train 2.5', '--lr nan', '--lr -1', '--size 48', '--size 0', '--init /nope',
     '--init ~no-such-user/x', '--data ~no-such-user/x', '--preset nope', '--attributes Smiling'])
 def test_wrong_input_leaves_nothing(run, tmp_path, option):
     assert run(*SMALL, '--batches', 1, '--out', tmp_path/'run', *option.split())[0]==2
@@ -246,8 +247,8 @@ def test_no_name(run, tmp_path, flag, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 @pytest.mark.parametrize('text', ['', '[]', '{}', 'null', '{"size": 32', '['*10**5, '\udcff', dict(size='32'), dict(size=None), dict(size=[]),
-    dict(size=33), dict(bs=True), dict(bs=10**9), dict(seed=2.5), dict(seed=10**20), dict(lr='x'), dict(minutes=float('inf')), dict(round=0),
-    dict(model=1), dict(preset='nope'), dict(attributes=[3]), dict(guided=1), dict(data=None), dict(unknown=1)])
+    dict(size=33), dict(bs=True), dict(bs=10**9), dict(seed=2.5), dict(seed=10**20), dict(lr='x'), dict(minutes=float('inf')), dict(val_every=0),
+    dict(model=1), dict(preset='nope'), dict(attributes=[3]), dict(aux_classifier=1), dict(data=None), dict(unknown=1)])
 def test_damaged_settings(run, copy, text):
     file = copy/'settings.json'
     if isinstance(text, dict): text = json.dumps(json.loads(file.read_text()) | text)
@@ -285,7 +286,7 @@ def test_threads_of_a_checkpoint(run, copy, capfd):
 @pytest.mark.parametrize('precision', ['float32', 'bf16', 'fp16'])
 def test_kills(tmp_path, precision, model):
     "Ten kills, before the first checkpoint, between two, in the last round, and after the end; some twice. All resume bit for bit, the log, too"
-    args = [*SMALL, '--precision', precision, '--model', model, '--batches', 6, '--round', 2]
+    args = [*SMALL, '--precision', precision, '--model', model, '--batches', 6, '--val-every', 2]
     whole, chance, where = tmp_path/'whole', random.Random(f'{precision} {model}'), []
     def ended(pid): return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     def kill(pid, out, n):

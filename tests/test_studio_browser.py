@@ -400,7 +400,8 @@ def test_odd_uploads(voila, browser):
 def test_latency_at_128_pixels(lab, browser, tmp_path):
     "With weights that nobody trained"
     from ebgan_nb.files import asset
-    from ebgan_nb.models import build, config
+    from ebgan_nb.models import build
+    from ebgan_nb.recipes import config
     from ebgan_nb.weights import load_weights, save_weights
     attributes = load_weights(asset('faces-att.safetensors'))[0].config.attributes
     save_weights(tmp_path/'w.safetensors', build(config(size=128, attributes=attributes)), {})

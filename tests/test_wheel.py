@@ -109,7 +109,7 @@ def test_a_plain_install_holds_no_extra(run):
     assert done.stdout.startswith('[] ') and str(ROOT) not in done.stdout, done
 
 def test_a_plain_install_trains_edits_and_evaluates(run, tmp_path):
-    small = '--size 32 --n 8 --bs 2 --batches 2'.split()
+    small = '--size 32 --n-train 8 --bs 2 --batches 2'.split()
     for args in ([*small, '--out', 'R'], ['--resume', 'R', '--batches', '3'], [*small, '--model', 'att-ebgan', '--out', 'A'],
                  ['--preset', 'paper', *small, '--size', '64', '--out', 'P']):
         done = run('ebgan_train', *args)
@@ -124,6 +124,6 @@ def test_a_plain_install_trains_edits_and_evaluates(run, tmp_path):
     assert 'torchmetrics' in done.stdout             # what is not measured without it is said
 
 def test_a_plain_install_says_what_is_missing(run, tmp_path):
-    done = run('ebgan_train', '--size', '32', '--n', '8', '--bs', '2', '--batches', '2', '--out', 'R', '--tensorboard')
+    done = run('ebgan_train', '--size', '32', '--n-train', '8', '--bs', '2', '--batches', '2', '--out', 'R', '--tensorboard')
     assert (done.returncode, done.stderr)==(2, 'ebgan_train: --tensorboard needs tensorboard: pip install tensorboard\n')
     assert not (tmp_path/'R').exists()

@@ -17,30 +17,31 @@ from ..core import WrongInput, check_choice
 from ..files import Parser, command, atomic_write
 from ..data import dataloaders
 from ..evaluation import SELECTIVE, evaluate, evaluate_filter
-from ..losses import LossWeights
 from ..metrics import EVAL_REGIONS, PAPER_EDIT
+from ..recipes import recipe, RECIPES
 from ..learner import ebgan_learner
 from ..training import ATTRIBUTES, NO_LIMIT, StopAfter, load_pretrained
 
 # %% ../../nbs/62_ablations.ipynb #89420347
-COURSE = LossWeights.preset('course')
+COURSE = RECIPES['course']
+losses = lambda **changes: dict(preset=replace(COURSE, losses=replace(COURSE.losses, **changes)))
 ARMS = {'course': {},
-        'without L_cyc': dict(weights=replace(COURSE, cyc=0.)),
-        'not detached': dict(weights=replace(COURSE, detach=False)),
-        'M hidden from G': dict(g_mask_input=False),
-        'varied A': dict(twins=0.),
-        'A itself': dict(varied=False),
-        'guided': dict(guided=True),
+        'without L_cyc': losses(cyc=0.),
+        'not detached': losses(detach_target=False),
+        'M hidden from G': dict(preset=replace(COURSE, networks=COURSE.networks | dict(g_mask_input=False))),
+        'varied A': dict(preset=replace(COURSE, p_positive=0.)),
+        'A itself': dict(preset=replace(COURSE, augment='none')),
+        'guided': dict(aux_classifier=True),
         'paper': dict(preset='paper')} # arguments of `ebgan_learner`
 
 # %% ../../nbs/62_ablations.ipynb #4d41908a
 ATT_ARMS = {'course': {},
-            'codes before the filter': dict(weights=replace(COURSE, cyc_on_gated=False)),
-            'C judges y': dict(weights=replace(COURSE, cls_input='y')),
-            'C judges A_b': dict(weights=replace(COURSE, cls_input='A_b')),
-            'all of Y^B': dict(weights=replace(COURSE, region_labels_only=False)),
-            'no label dropped': dict(weights=replace(COURSE, drop=0.)),
-            'C sees whole faces': dict(weights=replace(COURSE, mixed=0.))}
+            'codes before the filter': losses(cyc_on_gated=False),
+            'C judges y': losses(cls_input='y'),
+            'C judges A_b': losses(cls_input='A_b'),
+            'all of Y^B': losses(region_labels_only=False),
+            'no label dropped': losses(label_dropout=0.),
+            'C sees whole faces': losses(paste_fraction=0.)}
 
 # %% ../../nbs/62_ablations.ipynb #b981d233
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def train_arm(
     s = STUDIES[check_choice(study, STUDIES, 'study')]
     how = dict(s.arms[check_choice(arm, s.arms, 'arm')])
     preset = how.pop('preset', 'course')
-    dls = dataloaders(data, size=size, seed=seed, balance=preset=='course', device='cpu', attributes=s.attributes, **kwargs)
+    dls = dataloaders(data, size=size, seed=seed, balance=recipe(preset).oversample, device='cpu', attributes=s.attributes, **kwargs)
     learn = ebgan_learner(dls, preset, seed=seed, precision='float32', model=s.model, **how)
     if s.init: load_pretrained(learn, s.init)
     start = time.process_time()
