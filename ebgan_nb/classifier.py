@@ -114,7 +114,7 @@ def save_reader(
     half:bool=False, # in 16 bits
 ):
     "Write a reader, whole or not at all"
-    header = dict(attributes=reader.attributes, size=reader.size, fine=reader.keep_resolution, accuracy=reader.accuracy) # fine: an older name
+    header = dict(attributes=reader.attributes, size=reader.size, accuracy=reader.accuracy, fine=reader.keep_resolution)
     header = dict(format=_FORMAT) | {k: json.dumps(v) for k, v in header.items()}
     save_tensors(path, {k: (v.half() if half and v.is_floating_point() else v) for k, v in reader.state_dict().items()}, header)
 

@@ -162,13 +162,15 @@ def read_annotations(
     landmarks = _aligned(files, 'landmarks', names, 10) if files['landmarks'] else None
     partition = _aligned(files, 'partition', names, 1, (0, 1, 2))[:, 0].astype(np.int8)
     labels = pd.DataFrame((y > 0).astype(np.int8), index=names, columns=columns)
-    return dict(names=names, labels=labels, partition=partition, landmarks=None if landmarks is None else landmarks.reshape(-1, 5, 2).astype(np.float32))
+    if landmarks is not None: landmarks = landmarks.reshape(-1, 5, 2).astype(np.float32)
+    return dict(names=names, labels=labels, partition=partition, landmarks=landmarks)
 
 # %% ../nbs/20_datasets.ipynb #e3849bb9
 class CelebA:
-    "CelebA as its owners ship it: `names`, `labels` (frame of 0 and 1), `partition` (0, 1, 2), `landmarks` ((N,5,2) pixels or None), `open(i)`"
+    "CelebA as shipped: `names`, `labels` (frame of 0 and 1), `partition` (0, 1, 2), `landmarks` ((N,5,2) pixels or None), `open(i)`"
     kind = 'celeba'
-    names, labels, partition, landmarks = (property(lambda self, k=k: self._annotations[k]) for k in ('names', 'labels', 'partition', 'landmarks'))
+    names, labels, partition, landmarks = (
+        property(lambda self, k=k: self._annotations[k]) for k in ('names', 'labels', 'partition', 'landmarks'))
     def __init__(self,
         path, # folder with img_align_celeba (a folder or .zip) and the annotation files, or that zip
         skip_bad:bool=False, # go on without photographs that are missing or unreadable; they are counted
