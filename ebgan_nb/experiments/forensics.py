@@ -156,7 +156,8 @@ def traces(
     board = lambda v: (v[..., 1:, 1:] - v[..., :-1, 1:] - v[..., 1:, :-1] + v[..., :-1, :-1])/4
     pairs, small = F.avg_pool2d(x, 2), (F.avg_pool2d(M, 2) == 1).to(M)
     return {'fine grey': squares(rgb_to_grayscale(r), M), 'fine colour': squares(r - rgb_to_grayscale(r), M),
-            'checkerboard 2': squares(board(x), M[..., 1:, 1:]), 'checkerboard 4': squares(board(pairs), small[..., 1:, 1:]), 'step': boundary_gradient(x, M)}
+            'checkerboard 2': squares(board(x), M[..., 1:, 1:]),
+            'checkerboard 4': squares(board(pairs), small[..., 1:, 1:]), 'step': boundary_gradient(x, M)}
 
 # %% ../../nbs/63_forensics.ipynb #776efe26
 def trace_table(
