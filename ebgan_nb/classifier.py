@@ -11,7 +11,6 @@ import json
 import os
 from functools import partial
 
-import pandas as pd
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import Learner
@@ -73,7 +72,7 @@ class AttributeClassifier(nn.Module):
 def accuracy(
     reader:AttributeClassifier, # that is tested
     batches, # of (A, y)
-)->'pd.DataFrame': # a row for each label: `accuracy`, and `always`, that of one answer for all; batches lie on the reader's device
+): # frame: a row for each label: `accuracy`, and `always`, that of one answer for all; batches lie on the reader's device
     "How often each label is read correctly"
     import pandas as pd
     read, true = (torch.cat(t) for t in zip(*((reader.eval()(A) > 0, y > 0) for A, y in batches)))
@@ -115,7 +114,7 @@ def save_reader(
     half:bool=False, # in 16 bits
 ):
     "Write a reader, whole or not at all"
-    header = dict(attributes=reader.attributes, size=reader.size, fine=reader.keep_resolution, accuracy=reader.accuracy) # fine: an older name
+    header = dict(attributes=reader.attributes, size=reader.size, accuracy=reader.accuracy, fine=reader.keep_resolution)
     header = dict(format=_FORMAT) | {k: json.dumps(v) for k, v in header.items()}
     save_tensors(path, {k: (v.half() if half and v.is_floating_point() else v) for k, v in reader.state_dict().items()}, header)
 

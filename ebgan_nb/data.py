@@ -85,7 +85,7 @@ class Batch(_Fields):
 
 # %% ../nbs/22_data.ipynb #fb38e746
 def _draw(dl, k):
-    "What chance decides of batch k: pictures, where their crops begin, who is mirrored, which of them are B, and the generator for what is left"
+    "What is random in batch k: pictures, where crops begin, which are mirrored, which are B, and the generator for the rest"
     (rank, world), n = dl.rank_world, dl.bs*dl.rank_world[1]
     g = generator(dl.seed, 'batch', k, rank_world=dl.rank_world)
     i = torch.from_numpy(dl.idxs[batch_indices(len(dl.idxs), n, dl.seed, k)])

@@ -17,31 +17,31 @@ from ..core import WrongInput, check_choice
 from ..files import Parser, command, atomic_write
 from ..data import dataloaders
 from ..evaluation import SELECTIVE, evaluate, evaluate_filter
-from ..recipes import recipe
 from ..metrics import EVAL_REGIONS, PAPER_EDIT
+from ..recipes import recipe, RECIPES
 from ..learner import ebgan_learner
 from ..training import ATTRIBUTES, NO_LIMIT, StopAfter, load_pretrained
 
 # %% ../../nbs/62_ablations.ipynb #89420347
-COURSE = recipe('course')
-def _losses(**changes): return dict(preset=replace(COURSE, losses=replace(COURSE.losses, **changes)))
+COURSE = RECIPES['course']
+losses = lambda **changes: dict(preset=replace(COURSE, losses=replace(COURSE.losses, **changes)))
 ARMS = {'course': {},
-        'without L_cyc': _losses(cyc=0.),
-        'not detached': _losses(detach_target=False),
-        'M hidden from G': dict(preset=replace(COURSE, networks=dict(g_mask_input=False))),
+        'without L_cyc': losses(cyc=0.),
+        'not detached': losses(detach_target=False),
+        'M hidden from G': dict(preset=replace(COURSE, networks=COURSE.networks | dict(g_mask_input=False))),
         'varied A': dict(preset=replace(COURSE, p_positive=0.)),
-        'A itself': dict(preset=replace(COURSE, p_positive=0., augment='none')),
+        'A itself': dict(preset=replace(COURSE, augment='none')),
         'guided': dict(aux_classifier=True),
-        'paper': dict(preset=recipe('paper'))} # arguments of `ebgan_learner`, beside COURSE
+        'paper': dict(preset='paper')} # arguments of `ebgan_learner`
 
 # %% ../../nbs/62_ablations.ipynb #4d41908a
 ATT_ARMS = {'course': {},
-            'codes before the filter': _losses(cyc_on_gated=False),
-            'C judges y': _losses(cls_input='y'),
-            'C judges A_b': _losses(cls_input='A_b'),
-            'all of Y^B': _losses(region_labels_only=False),
-            'no label dropped': _losses(label_dropout=0.),
-            'C sees whole faces': _losses(paste_fraction=0.)}
+            'codes before the filter': losses(cyc_on_gated=False),
+            'C judges y': losses(cls_input='y'),
+            'C judges A_b': losses(cls_input='A_b'),
+            'all of Y^B': losses(region_labels_only=False),
+            'no label dropped': losses(label_dropout=0.),
+            'C sees whole faces': losses(paste_fraction=0.)}
 
 # %% ../../nbs/62_ablations.ipynb #b981d233
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def train_arm(
     "Train one arm"
     s = STUDIES[check_choice(study, STUDIES, 'study')]
     how = dict(s.arms[check_choice(arm, s.arms, 'arm')])
-    r = how.pop('preset', COURSE)
-    dls = dataloaders(data, size=size, seed=seed, balance=r.oversample, device='cpu', attributes=s.attributes, **kwargs)
-    learn = ebgan_learner(dls, r, seed=seed, precision='float32', model=s.model, **how)
+    preset = how.pop('preset', 'course')
+    dls = dataloaders(data, size=size, seed=seed, balance=recipe(preset).oversample, device='cpu', attributes=s.attributes, **kwargs)
+    learn = ebgan_learner(dls, preset, seed=seed, precision='float32', model=s.model, **how)
     if s.init: load_pretrained(learn, s.init)
     start = time.process_time()
     with learn.no_bar(), learn.no_logging(): learn.fit(NO_LIMIT, cbs=StopAfter(batches or s.batches))

@@ -156,7 +156,8 @@ def traces(
     board = lambda v: (v[..., 1:, 1:] - v[..., :-1, 1:] - v[..., 1:, :-1] + v[..., :-1, :-1])/4
     pairs, small = F.avg_pool2d(x, 2), (F.avg_pool2d(M, 2) == 1).to(M)
     return {'fine grey': squares(rgb_to_grayscale(r), M), 'fine colour': squares(r - rgb_to_grayscale(r), M),
-            'checkerboard 2': squares(board(x), M[..., 1:, 1:]), 'checkerboard 4': squares(board(pairs), small[..., 1:, 1:]), 'step': boundary_gradient(x, M)}
+            'checkerboard 2': squares(board(x), M[..., 1:, 1:]),
+            'checkerboard 4': squares(board(pairs), small[..., 1:, 1:]), 'step': boundary_gradient(x, M)}
 
 # %% ../../nbs/63_forensics.ipynb #776efe26
 def trace_table(
@@ -194,8 +195,8 @@ def compared_methods(
 )->dict: # {name: function of A, B, M}
     "Rivals, the model, and the model with grafted detail"
     ours = partial(model.edit, noise_floor=0.)
-    rivals = {k: f for k, f in with_baselines().items() if k in ('cut-and-paste', 'Poisson blending')}
-    return rivals | {'EBGAN': ours, 'EBGAN, grafted': lambda A, B, M: detail_transfer(ours(A, B, M), A, B, M)}
+    simple = {k: f for k, f in with_baselines().items() if k in ('cut-and-paste', 'Poisson blending')}
+    return simple | {'EBGAN': ours, 'EBGAN, grafted': lambda A, B, M: detail_transfer(ours(A, B, M), A, B, M)}
 
 # %% ../../nbs/63_forensics.ipynb #c8c1fd1e
 @command
