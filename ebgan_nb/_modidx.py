@@ -378,8 +378,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'ebgan_nb.evaluation.test_pairs': ('evaluation.html#test_pairs', 'ebgan_nb/evaluation.py')},
             'ebgan_nb.experiments.ablations': { 'ebgan_nb.experiments.ablations.Study': ( 'ablations.html#study',
                                                                                           'ebgan_nb/experiments/ablations.py'),
-                                                'ebgan_nb.experiments.ablations._losses': ( 'ablations.html#_losses',
-                                                                                            'ebgan_nb/experiments/ablations.py'),
                                                 'ebgan_nb.experiments.ablations.ablate': ( 'ablations.html#ablate',
                                                                                            'ebgan_nb/experiments/ablations.py'),
                                                 'ebgan_nb.experiments.ablations.main': ( 'ablations.html#main',
