@@ -95,7 +95,7 @@ def _squares(plan, source, region, exemplar, points): # pixels that may change, 
 # %% ../nbs/70_editing.ipynb #f85758ef
 def _weights_of(editor): return getattr(editor, 'weights', '') or 'the model'
 
-def _strips(box, pixels=2**20): # of so many pixels: their rows, counted in the box, and the box of each. A whole picture as floats would fill the memory
+def _strips(box, pixels=2**20): # rows in the box, and the box of each strip: floats of a whole picture would fill the memory
     l, t, r, b = box
     step = max(1, pixels//(r - l))
     for top in range(t, b, step):
@@ -109,8 +109,8 @@ def _fill(plan, source, region, exemplar, points, choice): # one region of a pic
         labels = label_tensors(plan.editor, *tensors[1:], choice)
         y = plan.editor.model.edit(*tensors, strength=plan.strength, noise_floor=plan.noise_floor, **labels).cpu()
     if not (y.abs() <= 2).all():
-        raise WrongInput(f'{_weights_of(plan.editor)}: what these weights paint is no picture, its values reach {y.abs().max():.3g} where 1 is white: '
-                         'train again, or take others')
+        raise WrongInput(f'{_weights_of(plan.editor)}: what these weights paint is no picture, '
+                         f'its values reach {y.abs().max():.3g} where 1 is white: train again, or take others')
     inside, box = crop_to_mask(inside, box, plan.soft)
     y, m, result = to_pil(y), feather_weight(inside, plan.soft), source.copy()
     for rows, part in _strips(box): composite_at(result, upsample_with_detail(y, A, source, T, part), inside[rows], m[rows], part)
@@ -149,7 +149,8 @@ def _exemplars(exemplar, region=None, mask=None, points=None): # [(region, PIL, 
 # %% ../nbs/70_editing.ipynb #b881f019
 def _check_amounts(strength, soft, noise_floor=NOISE_FLOOR): # float, int, float: the numbers of an edit, or `WrongInput`
     s, p, k = _number(strength), _number(soft), _number(noise_floor)
-    if not 0 <= s <= 1: raise WrongInput(f"strength={_told(strength)}: a number from 0 (the source's own code) to 1 (the exemplar's) is expected")
+    if not 0 <= s <= 1:
+        raise WrongInput(f"strength={_told(strength)}: a number from 0 (the source's own code) to 1 (the exemplar's) is expected")
     if not 0 <= k <= 1:
         raise WrongInput(f'noise_floor={_told(noise_floor)}: a number from 0 (redraw everything inside the mask) to 1 (hardly anything) '
                          'is expected, .07 by default')
@@ -179,15 +180,18 @@ class _Remark(UserWarning): "What a user should know of an edit that is made all
 def _find_points(image, points, label): # five landmarks in pixels; None: aligned by convention
     aligned = canonical_landmarks(*image.size) is not None
     if not isinstance(points, str) and (points is not None or aligned): return points
-    if isinstance(points, str) and points!='auto': raise WrongInput(f"{label}_points={points!r:.40}: 'auto' or five points (x, y) are expected")
+    if isinstance(points, str) and points!='auto':
+        expected = f"'auto' or five points (x, y) in pixels are expected, in this order: {LANDMARK_ORDER}"
+        raise WrongInput(f'{label}_points={points!r:.40}: {expected}')
     w, h = image.size
     where = f'{label}: ' if aligned else f'{label}: a picture of {w} x {h} pixels is neither square nor 178:218 (CelebA aligned), and '
     by_hand = f'give its five landmarks as {label}_points: {LANDMARK_ORDER}'
     try: faces = find_faces(image)
     except WrongInput:
-        raise WrongInput(f'{where}finding its face needs OpenCV before version 5: pip install "opencv-python-headless<5", or {by_hand}') from None
+        install = 'pip install "opencv-python-headless<5"'
+        raise WrongInput(f'{where}finding its face needs OpenCV before version 5: {install}, or {by_hand}') from None
     if len(faces)!=1: raise WrongInput(f"{where}{f'{len(faces)} faces were' if faces else 'no face was'} found in it: {by_hand}")
-    if faces[0].note: warnings.warn(f'{label}: what was found in it may be no face: see whether the edit is at the right place', _Remark, stacklevel=2)
+    if faces[0].note: warnings.warn(f'{label}: what was found in it may be no face: look at the edit', _Remark, stacklevel=2)
     return faces[0].points
 
 def is_photo(
@@ -202,7 +206,8 @@ def is_photo(
 
 class _FaceIn:
     "The face in a picture: where it is, and of which kind; each is looked up once"
-    def __init__(self, image, points, label='source'): self.image, self.given, self.points = image, points, _find_points(image, points, label)
+    def __init__(self, image, points, label='source'):
+        self.image, self.given, self.points = image, points, _find_points(image, points, label)
 
     @cached_property
     def photo(self): return is_photo(self.image, self.points)
@@ -216,20 +221,22 @@ class Editor:
         device:str='cpu', # where the network works, such as 'cuda': a copy of it is put there. None: the best one
     ):
         if not (isinstance(model, nn.Module) and hasattr(model, 'edit') and hasattr(model, 'config')):
-            raise WrongInput(f'model: an EBGAN or AttEBGAN is expected, not {type(model).__name__}; Editor.load(name) makes an editor from weights')
-        if not isinstance(info, dict): raise WrongInput(f'info: a dictionary is expected, as it comes with the weights, not {type(info).__name__}')
+            found = type(model).__name__
+            raise WrongInput(f'model: an EBGAN or AttEBGAN is expected, not {found}; Editor.load(name) makes an editor from weights')
+        if not isinstance(info, dict):
+            raise WrongInput(f'info: a dictionary is expected, as it comes with the weights, not {type(info).__name__}')
         self.device = check_device(device)
         self.model = copy.deepcopy(model).to(self.device).eval()
         self.info, self.weights = info, '' # their name, if they were loaded by it
         self.size:int = model.config.size # pixels of the network's square
         self.template = _check_template(info.get('regions_template', 'faces'))
-        self.noise_floor = 0. if model.config.preset=='photographs' else NOISE_FLOOR # unless one is given; there all of the region is redrawn
+        self.noise_floor = 0. if model.config.preset=='photographs' else NOISE_FLOOR # unless one is given
         self.regions = REGIONS # names that `region` may be made of
         self.attributes = tuple(getattr(model, 'attributes', ())) # names that the model can filter by; none for EBGAN
 
     @staticmethod
     def load(
-        weights:str=None, # a pretrained name, a folder of `ebgan_train`, a .safetensors file, or a Hub id 'user/repo'; None: by the source, see `AutoEditor`
+        weights:str=None, # a pretrained name, a run's folder, a .safetensors file, a Hub id 'user/repo'; None: by the source
         device:str='cpu', # where the network works, see above
     )->'Editor':
         "An editor with weights from a file; nothing in it is executed"
@@ -265,7 +272,8 @@ def plan(self:Editor,
     editor = self._select(face, labelled)
     strength, soft, noise_floor = _check_amounts(strength, soft, editor.noise_floor if noise_floor is None else noise_floor)
     regions = exemplar if isinstance(exemplar, dict) else {region: exemplar}
-    names, known = (_per_region(v, regions, k) if isinstance(exemplar, dict) else {region: v} for k, v in (('attributes', attributes), ('labels', labels)))
+    named = (('attributes', attributes), ('labels', labels))
+    names, known = (_per_region(v, regions, k) if isinstance(exemplar, dict) else {region: v} for k, v in named)
     choices = {k: check_selection(editor, names[k], known[k], others) for k in regions}
     points = [self._points(_face(faces, B, p, 'exemplar'), editor.template) for _, B, p in pairs]
     steps = tuple((k, B, p, choices[k]) for (k, B, _), p in zip(pairs, points))
@@ -283,12 +291,13 @@ def edit(self:Editor,
     others:str='absent', # what attributes that are not selected become: 'absent', or 'source': as they were
     strength:float=1., # 0: the source's own code, 1: the exemplar's
     soft:int=0, # pixels of the source: width of the soft edge, which lies inside the mask
-    source_points:list=None, # (5, 2) landmarks in pixels; 'auto': they are found; None: by convention, or found if the picture's shape has none
+    source_points:list=None, # (5, 2) landmarks in pixels; 'auto': found; None: by convention, or found where the shape has none
     exemplar_points:list=None, # the same for the exemplar; or {region: (5, 2)}
-    noise_floor:float=None, # the source stays where the exemplar changes less (0..1); 0: all is redrawn, as in the paper; None: as fits the weights
+    noise_floor:float=None, # 0..1: the source stays where the exemplar changes less; 0: all is redrawn; None: by the weights
 )->'Image': # PIL, of the source's size and mode; bit-identical to the source outside the mask
     "The source, its region filled in after the exemplar"
-    return self.plan(source, exemplar, region, mask, attributes, labels, others, strength, soft, source_points, exemplar_points, noise_floor).run()
+    points = source_points, exemplar_points
+    return self.plan(source, exemplar, region, mask, attributes, labels, others, strength, soft, *points, noise_floor).run()
 
 # %% ../nbs/70_editing.ipynb #57fd03a0
 @patch
@@ -332,8 +341,8 @@ class AutoEditor(Editor):
         name = self._names[bool(labels)][bool(photo)]
         if photo and not _is_shipped(name):
             if labels:
-                raise WrongInput(f'attributes, labels: the weights {name!r}, which know those of photographs, are not shipped with this version: '
-                                 'leave them out, or name weights, such as faces-att')
+                raise WrongInput(f'attributes, labels: the weights {name!r}, which know those of photographs, '
+                                 'are not shipped with this version: leave them out, or name weights, such as faces-att')
             warnings.warn(NO_PHOTOGRAPHS, _Remark, stacklevel=2)
             name = self._names[0][0]
         if name not in self._loaded: self._loaded[name] = Editor.load(name, self.device)
@@ -368,16 +377,20 @@ def _parser()->Parser:
     p = Parser('ebgan_edit', description='Fill in a region of SOURCE after the same region of EXEMPLAR; '
                'everything outside of it stays bit for bit as it was.')
     p.add_argument('source', metavar='SOURCE', type=user_path,
-                   help='picture file: square (a drawn face) or 178:218 (CelebA aligned); in others the face is searched, see --source-points')
+                   help='picture file: square (a drawn face), 178:218 (CelebA aligned), or any in which a face can be found')
     p.add_argument('exemplar', metavar='EXEMPLAR', type=user_path, help='picture file, likewise')
     p.add_argument('--region', help=f"{', '.join(REGIONS)}, or a union such as mouth+nose")
-    p.add_argument('--mask', metavar='MASK', type=user_path, help='instead of --region: a picture of the size of SOURCE, white where it is to be filled in')
+    p.add_argument('--mask', metavar='MASK', type=user_path,
+                   help='instead of --region: a picture of the size of SOURCE, white where it is to be filled in')
     p.add_argument('--attributes', metavar='A,B', help='attributes to take over, such as Smiling,Mustache (Att-EBGAN; default: all)')
-    p.add_argument('--others', default='absent', help="unselected attributes: 'absent' removes them, 'source' keeps the source's (default: %(default)s)")
-    p.add_argument('--strength', type=float_range(0, 1), default=1., help="from 0, SOURCE's own code, to 1, EXEMPLAR's (default: %(default)s)")
+    p.add_argument('--others', default='absent',
+                   help="unselected attributes: 'absent' removes them, 'source' keeps the source's (default: %(default)s)")
+    p.add_argument('--strength', type=float_range(0, 1), default=1.,
+                   help="from 0, SOURCE's own code, to 1, EXEMPLAR's (default: %(default)s)")
     p.add_argument('--noise-floor', type=float_range(0, 1), help='SOURCE stays where EXEMPLAR changes less than this, of values in -1..1; '
                    '0: all of the region is redrawn (default: .07; 0 for photographs)')
-    p.add_argument('--soft', type=int_range(0, 1000), default=0, metavar='PIXELS', help='width of a soft edge inside the mask (default: %(default)s)')
+    p.add_argument('--soft', type=int_range(0, 1000), default=0, metavar='PIXELS',
+                   help='width of a soft edge inside the mask (default: %(default)s)')
     p.add_argument('--weights', metavar='NAME|PATH', help=f"{', '.join(PRETRAINED)}; a folder of ebgan_train; a .safetensors file; "
                    'a Hugging Face id (default: those that fit SOURCE, a drawn face or a photograph)')
     p.add_argument('--source-points', metavar='auto|X,Y,...', help=f"ten numbers, in pixels: {LANDMARK_ORDER}; 'auto': find the face")
@@ -407,8 +420,8 @@ def main(
     with _hushed(): source, exemplar, mask = (f if f is None else open_picture(f) for f in files)
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter('always')
-        plan = Editor.load(args.weights).plan(source, exemplar, args.region, mask, args.attributes, None, args.others, args.strength, args.soft,
-                                              *points, args.noise_floor)
+        editor, numbers = Editor.load(args.weights), (args.strength, args.soft, *points, args.noise_floor)
+        plan = editor.plan(source, exemplar, args.region, mask, args.attributes, None, args.others, *numbers)
         y = plan.run()
     used = plan.editor.weights
     save_edit(y, args.out, provenance(args.region, used))
