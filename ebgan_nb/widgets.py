@@ -301,6 +301,7 @@ def titled(
     "Widgets below a title"
     return W.VBox([W.HTML(f'<h3>{title}</h3>'), *children])
 
+# %% ../nbs/72_widgets.ipynb #c2190357
 def code_html(
     code:str, # a line of Python
 )->str: # HTML
