@@ -60,13 +60,14 @@ def _array(mask): # numpy; None for what is no array of numbers
     import numpy as np
     try:
         if hasattr(mask, 'convert'): return np.asarray(eight_bits(mask).convert('L')) > 127
-        if torch.is_tensor(mask): mask = mask.detach().cpu().float() if mask.is_floating_point() else mask.detach().cpu() # numpy: no bfloat16
+        if torch.is_tensor(mask): mask = mask.detach().cpu()
+        if torch.is_tensor(mask) and mask.is_floating_point(): mask = mask.float() # numpy has no bfloat16
         m = np.asarray(mask)
     except Exception: return None # whatever else somebody may hand over
     return m if m.dtype.kind in 'biuf' else None
 
 def mask_pixels(
-    mask:torch.Tensor, # (H, W) at the picture's size: bool array or tensor, numbers (above one half: inside), or a PIL image (white: inside)
+    mask:torch.Tensor, # (H, W) of the picture: bool, or numbers (above one half: inside), or a PIL image (white: inside)
     T:Similarity, # from the picture to the square
     size_px:int, # of the square, pixels
     size:tuple, # the picture's (width, height)
@@ -76,7 +77,8 @@ def mask_pixels(
     w, h = size
     m = _array(mask)
     if m is None:
-        raise WrongInput(f'mask: a {type(mask).__name__} of what are no numbers: give an array or a tensor of True and False, or a PIL image')
+        found = type(mask).__name__
+        raise WrongInput(f'mask: a {found} of what are no numbers: give an array or a tensor of True and False, or a PIL image')
     if m.shape != (h, w):
         raise WrongInput(f'mask: its shape is {m.shape}, but the source has {h} rows and {w} columns: {(h, w)} is expected')
     if not np.isfinite(m).all(): raise WrongInput('mask: it holds values that are no numbers: give True and False')

@@ -11,15 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from fastcore.basics import patch
 from torch import nn
 
 from .core import normalize, to_pil, WrongInput
 from .files import asset
-from ebgan_nb.geometry import (
-    estimate_similarity, five_landmarks, LANDMARK_ORDER, MIN_SIDE, pil_to_tensor, Similarity, template_fractions, warp_tensor,
-)
+from .geometry import estimate_similarity, five_landmarks, LANDMARK_ORDER, MIN_SIDE, pil_to_tensor, Similarity
+from .geometry import template_fractions, warp_tensor
 from .images import on_white
 from .weights import load_weights
 
@@ -40,7 +38,8 @@ def cascade(
     try: import cv2
     except ImportError: cv2 = None
     if not hasattr(cv2, 'CascadeClassifier'):
-        raise WrongInput('finding faces needs OpenCV before version 5: pip install "opencv-python-headless<5", or drag the three points by hand')
+        raise WrongInput('finding faces needs OpenCV before version 5: pip install "opencv-python-headless<5", '
+                         'or drag the three points by hand')
     return cv2.CascadeClassifier(f'{cv2.data.haarcascades}haarcascade_{name}.xml')
 
 # %% ../nbs/65_detection.ipynb #2e40f367
@@ -63,7 +62,7 @@ ROTATIONS = (0,), (-22, 22), (-45, 45), (-90, 90), (180,) # degrees: the next on
 MIN_SCORE = 15 # votes: of a face that nobody doubts
 SEARCH_SIDE = 640 # pixels: larger pictures are searched at this size, those below half of it at half of it
 
-def _look(grey, degrees, k, detector, eyes): # yields (votes, landmarks, middle, side, degrees), in pixels of the picture before `k` shrank it
+def _look(grey, degrees, k, detector, eyes): # yields (votes, landmarks, middle, side, degrees), in pixels of the given picture
     from PIL import Image
     im = grey.rotate(degrees, Image.Resampling.BILINEAR, expand=True, fillcolor=128) if degrees else grey
     x, turn = np.array(im), np.exp(1j*np.radians(degrees))
@@ -131,7 +130,8 @@ def find_faces(
         points = np.stack([q.real.clip(0, image.width), q.imag.clip(0, image.height)], 1)
         first, last = middle - (1 + 1j)*side/2, middle + (1 + 1j)*side/2
         box = tuple(round(v) for v in (first.real, first.imag, last.real, last.imag))
-        return DetectedFace(points, box, float(degrees), '' if plain else 'this may be no face: look at its points, and drag them if they are wrong')
+        note = '' if plain else 'this may be no face: look at its points, and drag them if they are wrong'
+        return DetectedFace(points, box, float(degrees), note)
     return [made(*f) for f in detect(image)]
 
 def one_face(
@@ -158,7 +158,9 @@ class AlignedFace:
         self.points:np.ndarray = five_landmarks(points) # (5,2)
         T, r2 = self._fit(MIN_SIDE)
         if r2 < .7: raise WrongInput(f'these points do not look like a face; their order is: {LANDMARK_ORDER}')
-        if abs(T.a) > 1: raise WrongInput(f'the face fills a square of {MIN_SIDE/abs(T.a):.0f} pixels, {MIN_SIDE} are needed: choose a larger picture')
+        filled = MIN_SIDE/abs(T.a)
+        if filled < MIN_SIDE:
+            raise WrongInput(f'the face fills a square of {filled:.0f} pixels, {MIN_SIDE} are needed: choose a larger picture')
 
     def _fit(self, size, template='faces'):
         return estimate_similarity(self.points @ [1, 1j], size*np.array(template_fractions(template)))

@@ -87,7 +87,7 @@ def align_eyes(
 def estimate_similarity(
     w:np.ndarray, # complex (n,) or (N,n), or a list: points of a picture, or of N
     z:np.ndarray, # where they shall fall, likewise
-)->tuple: # Similarity, and the share r^2 of the variance that it explains: 1 = exactly. For N pictures both hold N numbers: a, b (N,1), r^2 (N,)
+)->tuple: # Similarity, and the share r^2 of the variance that it explains (1: all); for N pictures a, b (N,1) and r^2 (N,)
     "The similarity that takes `w` to `z` with the least sum of squared errors"
     w, z = np.asarray(w, dtype=complex), np.asarray(z, dtype=complex)
     w0, z0 = w.mean(-1, keepdims=True), z.mean(-1, keepdims=True)
@@ -135,7 +135,8 @@ def check_landmarks(
     p = _points(points)
     if len(p)!=5: raise WrongInput(f'{label}_points: five points (x, y) in pixels are expected, in this order: {LANDMARK_ORDER}')
     for x, y in p.tolist():
-        if not (0 <= x <= w and 0 <= y <= h): raise WrongInput(f'{label}_points: ({x:g}, {y:g}) is not inside the picture of {w} x {h} pixels')
+        if not (0 <= x <= w and 0 <= y <= h):
+            raise WrongInput(f'{label}_points: ({x:g}, {y:g}) is not inside the picture of {w} x {h} pixels')
     return [complex(x, y) for x, y in p.tolist()]
 
 # %% ../nbs/05_geometry.ipynb #9bc2d1e0

@@ -117,7 +117,8 @@ def to_editable(
     if not isinstance(image, Image.Image):
         raise WrongInput(f'{label}: a PIL image is expected, not {type(image).__name__}; open_picture(path) opens a file')
     w, h = image.size
-    if w*h > _MAX_PIXELS: raise WrongInput(f'{label}: {w} x {h} pixels are refused before decoding, {_MAX_PIXELS:,} at most: make it smaller')
+    if w*h > _MAX_PIXELS:
+        raise WrongInput(f'{label}: {w} x {h} pixels are refused before decoding, {_MAX_PIXELS:,} at most: make it smaller')
     if min(w, h) < MIN_SIDE: raise WrongInput(f'{label}: {w} x {h} pixels are too few, {MIN_SIDE} x {MIN_SIDE} at least')
     with suppress(Exception), warnings.catch_warnings(): # a torn note is none, and of a torn picture `decoded` complains
         warnings.simplefilter('ignore')
@@ -172,7 +173,8 @@ def open_upload(
     profile = image.info.get('icc_profile') if image.mode=='RGB' else None
     image = on_white(decoded(image, name))
     large = image.width*image.height > _RESIZE_ABOVE
-    image = image.resize(_within(*image.size), Image.Resampling.LANCZOS, reducing_gap=3.) if large else image.copy() # neither knows the file
+    if large: image = image.resize(_within(*image.size), Image.Resampling.LANCZOS, reducing_gap=3.)
+    else: image = image.copy() # it knows nothing of the file
     image.info = {'icc_profile': profile} if profile else {}
     return image
 

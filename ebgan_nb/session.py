@@ -168,7 +168,8 @@ def active_attributes(
     editor:Editor,
 )->tuple: # names
     "The attributes that an edit can change"
-    return _active(settings.regions, settings.painted_mask, size_px, editor.size, editor.template, editor.attributes) if editor.attributes else ()
+    if not editor.attributes: return ()
+    return _active(settings.regions, settings.painted_mask, size_px, editor.size, editor.template, editor.attributes)
 
 def exemplar_of(
     settings:EditSettings,
@@ -290,7 +291,8 @@ def code_maps(
     "The exemplar's code as E reads it, and what the decoder is told"
     S, image, B = editor.size, faces[settings.source].image, faces[settings.exemplar].image
     side, square = image.width, (0, 0, S, S)
-    T_A, T_B = (align(faces[n].image.size, landmarks_for(faces[n], editor), editor.template, S)[1] for n in (settings.source, settings.exemplar))
+    pair = [faces[n] for n in (settings.source, settings.exemplar)]
+    T_A, T_B = (align(f.image.size, landmarks_for(f, editor), editor.template, S)[1] for f in pair)
     M = downsample_mask(torch.from_numpy(edit_mask(settings, side)), (0, 0, side, side), T_A, S)
     A, B = normalize(warp(image, T_A, square)), normalize(warp(B, T_B, square))
     kwargs = _edit_kwargs(settings, editor.attributes, str)

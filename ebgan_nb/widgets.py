@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['MEGABYTES', 'Paintable', 'data_url', 'Rectangle', 'ChunkedUpload', 'face_from_photo', 'uploaded', 'under_voila',
-           'folder_faces', 'LandmarkTraits', 'figure', 'before_after', 'thumbnail', 'Thumb']
+           'folder_faces', 'LandmarkTraits', 'figure', 'before_after', 'thumbnail', 'Thumb', 'button', 'box', 'titled',
+           'code_html', 'maps_html', 'user_message', 'report_errors']
 
 # %% ../nbs/72_widgets.ipynb #36a49b2d
 import base64
+import functools
 import html
 import io
 import os
 import secrets
+import traceback
 from pathlib import Path
 
 import ipywidgets as W
@@ -20,7 +23,7 @@ import traitlets as T
 from PIL import Image
 
 from .core import WrongInput
-from .files import asset
+from .files import _no_memory, asset
 from .geometry import template_fractions
 from .images import open_upload
 from .detection import AlignedFace, find_faces
@@ -54,7 +57,7 @@ def data_url(
     "A picture as text, for a page"
     return 'data:image/png;base64,' + base64.b64encode(image if isinstance(image, bytes) else png(image)).decode()
 
-def _mask_overlay(region, painted): # data URL of (S, S) bool, to lay over a picture: blue where regions are pressed, orange where it is painted
+def _mask_overlay(region, painted): # data URL of two (S, S) bool, to lay over a picture: blue and orange
     x = np.zeros((*region.shape, 4), np.uint8)
     x[region], x[painted] = (30, 120, 255, 56), (232, 93, 4, 150)
     return data_url(Image.fromarray(x))
@@ -143,7 +146,8 @@ def uploaded(
         if not (small_square or by_hand): raise
         found = []
     if small_square and found and _in_place(found[0], image.width): return _usable(Face(name, image, code)), ''
-    if not found and not by_hand: raise WrongInput(f'{name}: no face is found in it. Choose a picture of one face, seen from the front and well lit.')
+    if not found and not by_hand:
+        raise WrongInput(f'{name}: no face is found in it. Choose a picture of one face, seen from the front and well lit.')
     points = found[0].points.round(1).tolist() if found else _default_points(image.size)
     return _usable(face_from_photo(name, image, points, code, editor)), _about(name, found)
 
@@ -268,3 +272,72 @@ class Thumb:
         "Gone from kernel and page: a widget lives until it is closed"
         for w in (self.style, self.button):
             for part in (w.layout, w.style, w): part.close()
+
+# %% ../nbs/72_widgets.ipynb #4709ea4b
+def button(
+    text:str, # on it
+    tip:str, # what it does
+    press:callable, # without arguments
+    icon:str='', # of Font Awesome
+)->W.Button:
+    "A button"
+    b = W.Button(description=text, tooltip=tip, icon=icon)
+    b.on_click(lambda _: press())
+    return b
+
+def box(
+    kind:str, # of the style sheet, such as 'eb-row'
+    *children:W.Widget,
+)->W.Box:
+    "Widgets in a box that the style sheet knows"
+    b = W.Box(children)
+    b.add_class(kind)
+    return b
+
+def titled(
+    title:str, # a line of HTML
+    *children:W.Widget,
+)->W.VBox:
+    "Widgets below a title"
+    return W.VBox([W.HTML(f'<h3>{title}</h3>'), *children])
+
+# %% ../nbs/72_widgets.ipynb #c2190357
+def code_html(
+    code:str, # a line of Python
+)->str: # HTML
+    "A line of code, and a button that copies it"
+    copy = "navigator.clipboard.writeText(this.nextElementSibling.textContent); this.textContent='Copied'"
+    press = f'<button type=button class=eb-copy title="Copy this line" onclick="{copy}">Copy</button>'
+    return f'<div class=eb-code>{press}<code>{html.escape(code)}</code></div>'
+
+def maps_html(
+    maps:list, # of (name of a block, before, after): PIL, as `code_maps` makes them
+)->str: # HTML
+    "The blocks of a code, in two rows"
+    def one(name, *pair):
+        pairs = zip(pair, ('as E reads it', 'after the filter'))
+        images = ''.join(f'<img src="{data_url(x)}" alt="{name}, {what}">' for x, what in pairs)
+        return f'<figure>{images}<figcaption>{name.replace("_", " ")}</figcaption></figure>'
+    said = ('Each block of the code: above as E reads it in the exemplar, below what the decoder is told. '
+            'A block whose label is 0, or that the mask does not answer for, is switched off.')
+    return f'<p>{said}</p><div class=eb-blocks>{"".join(one(*m) for m in maps)}</div>'
+
+# %% ../nbs/72_widgets.ipynb #0f1a8882
+def user_message(
+    e:Exception,
+)->str:
+    "What went wrong, in one sentence for the page; a visitor is told no details, which may hold paths"
+    if isinstance(e, WrongInput): return str(e)
+    if _no_memory(e): return 'There is not enough memory for that: take a smaller picture, or open the page anew.'
+    if under_voila(): traceback.print_exception(e) # for who runs the server
+    return f"That did not work, and it should have{'' if under_voila() else f' ({type(e).__name__}: {e})'}. The page goes on."
+
+def report_errors(
+    fn:callable, # a method of `Studio` that answers to a control
+)->callable:
+    "The same, but mistakes become a sentence on the page"
+    @functools.wraps(fn)
+    def safe(self, *args, **kwargs):
+        try: return fn(self, *args, **kwargs)
+        except Exception as e: self.say(user_message(e), 'wrong')
+    return safe

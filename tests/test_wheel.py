@@ -53,8 +53,8 @@ def test_the_repository_is_out_of_reach(colab, tmp_path):
     assert tool(sys.executable, '-c', failing, cwd=tmp_path, **colab).stdout=='absent\n'
 
 def test_studio_brings_its_scripts_and_styles(colab, tmp_path):
-    code = """from ebgan_nb.studio import Studio; s = Studio(n=3)
-print(s.said); print(*['export default' in w._esm for w in (s.painter, s.upload_box, s.pins)], '.eb-stack' in s.page.children[0].value)"""
+    code = """from ebgan_nb.studio import Studio; s = Studio(n_faces=3)
+print(s.status); print(*['export default' in w._esm for w in (s.painter, s.upload_box, s.pins)], '.eb-stack' in s.page.children[0].value)"""
     assert tool(sys.executable, '-c', code, cwd=tmp_path, **colab).stdout=='Filled in: mouth of drawn 2026-1.\nTrue True True True\n'
 
 @pytest.mark.parametrize('lesson', lessons())
