@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from PIL import Image
 from fastcore.basics import patch
 from torch import nn
 
@@ -28,8 +29,11 @@ from .masks import active_labels
 from .labels import OTHERS
 from .models import NOISE_FLOOR
 from .weights import find_weights, load_weights, PRETRAINED
+from .recipes import noise_floor_of
 from .detection import find_faces, is_photograph
-from .compositing import composite_at, crop_to_mask, downsample_mask, feather_weight, mask_pixels, region_pixels, upsample_with_detail
+from ebgan_nb.compositing import (
+    composite_at, crop_to_mask, downsample_mask, feather_weight, mask_pixels, region_pixels, upsample_with_detail,
+)
 
 # %% ../nbs/70_editing.ipynb #a7922ff6
 def _told(x): # as a message tells it
@@ -230,7 +234,7 @@ class Editor:
         self.info, self.weights = info, '' # their name, if they were loaded by it
         self.size:int = model.config.size # pixels of the network's square
         self.template = _check_template(info.get('regions_template', 'faces'))
-        self.noise_floor = 0. if model.config.preset=='photographs' else NOISE_FLOOR # unless one is given
+        self.noise_floor = noise_floor_of(info) # unless one is given
         self.regions = REGIONS # names that `region` may be made of
         self.attributes = tuple(getattr(model, 'attributes', ())) # names that the model can filter by; none for EBGAN
 
