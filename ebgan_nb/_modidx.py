@@ -888,6 +888,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'ebgan_nb.training.load_pretrained': ('training.html#load_pretrained', 'ebgan_nb/training.py'),
                                    'ebgan_nb.training.main': ('training.html#main', 'ebgan_nb/training.py'),
                                    'ebgan_nb.training.one_before': ('training.html#one_before', 'ebgan_nb/training.py'),
+                                   'ebgan_nb.training.optimizer_state': ('training.html#optimizer_state', 'ebgan_nb/training.py'),
                                    'ebgan_nb.training.parser': ('training.html#parser', 'ebgan_nb/training.py'),
                                    'ebgan_nb.training.read_checkpoint': ('training.html#read_checkpoint', 'ebgan_nb/training.py'),
                                    'ebgan_nb.training.read_config': ('training.html#read_config', 'ebgan_nb/training.py'),
