@@ -102,9 +102,9 @@ def align(self:GANModule, A, B):
 
 # %% ../nbs/48_adversarial.ipynb #5e64a935
 def encoder_input(
-    model:GANModule,
+    model:GANModule, # its landmark network lays a positive upon A
     dl, # `ExemplarLoader`, where positives come from
-    batch:Batch,
+    batch:Batch, # one of its batches
     g, # `generator`: who sees what
     augment=augment, # what is done to A where there is no positive
     p_positive=.9, # how often a positive stands in for A, where there is one

@@ -211,7 +211,7 @@ def check_editable(
     return tuple(attributes)
 
 def gan_module(
-    recipe:Recipe,
+    recipe:Recipe, # what they are like
     size:int, # pixels
     attributes=(), # labels that C reads: of Att-EBGAN, or of an auxiliary classifier beside EBGAN
     model='ebgan', # or 'att-ebgan'

@@ -359,7 +359,7 @@ class Discriminator(nn.Module):
 
 # %% ../nbs/32_models.ipynb #a2b05f07
 def build(
-    c:Config,
+    c:Config, # what to build
 )->EBGAN:
     "E and G, and C of Att-EBGAN, with fresh weights (torch's global generator: `torch.manual_seed` repeats them)"
     return AttEBGAN(c) if c.attributes else EBGAN(c)

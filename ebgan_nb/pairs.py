@@ -36,7 +36,7 @@ def _mirrored(dl, idxs, flip):
     return normalize(x.to(dl.device))
 
 def positives(
-    dl:ExemplarLoader,
+    dl:ExemplarLoader, # whose pictures they are chosen from
     batch:Batch, # one of its batches
     n_candidates:int=4096, # drawn from the loader's pictures
 )->tuple: # (N,3,S,S) in [-1,1], and bool (N,): False where M covers no region; on the loader's device
@@ -123,7 +123,7 @@ def positive_index(
 
 # %% ../nbs/23_pairs.ipynb #609aed4a
 def hard_positives(
-    dl:ExemplarLoader,
+    dl:ExemplarLoader, # whose pictures they are chosen from
     batch:Batch, # one of its batches
     **kwargs, # of `positive_index`: n_candidates, refresh_every
 )->Tensor: # (N,3,S,S) in [-1,1]; on the loader's device

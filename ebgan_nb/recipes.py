@@ -69,7 +69,7 @@ def recipe(
 def config(
     preset='course', # one of RECIPES, or a `Recipe`
     size:int=64, # pixels
-    **changes, # `attributes` of Att-EBGAN, and fields of `Config` in place of the recipe's
+    **changes # `attributes` of Att-EBGAN, and fields of `Config` in place of the recipe's
 )->Config:
     "The networks of a recipe"
     return recipe(preset).config(size, **changes)

@@ -98,7 +98,7 @@ def test_losses(faces):
     A, B, M = faces
     code, logits, P, seen = torch.randn(4, 16, 8, 8), torch.randn(9), torch.rand(4, 5, 2), torch.randn(4, 3)
     parts = A, B, M, code, code.flip(0), logits
-    more = dict(code_A=code, P=P, true=P.flip(0), seen=seen, y=(seen > 0).float(), judged=torch.ones(4, 3))
+    more = dict(code_A=code, P=P, landmarks=P.flip(0), seen=seen, y=(seen > 0).float(), judged=torch.ones(4, 3))
     loss, terms = generator_loss(*parts, **more)
     with card():
         x, found = generator_loss(*up(*parts), **{k: v.to('cuda') for k, v in more.items()})
@@ -159,8 +159,11 @@ def test_a_checkpoint_travels_between_devices(world, tmp_path):
     load_checkpoint(trained(world, 0, 'cpu'), tmp_path/'checkpoint.safetensors')
 
 def test_a_mix_in_the_step_is_found(world, monkeypatch):
-    landmarks = AdversarialStep.landmarks
-    monkeypatch.setattr(AdversarialStep, 'landmarks', lambda self: landmarks(self).cpu())
+    before = AdversarialStep.before_batch
+    def mixed(self):
+        before(self)
+        self.batch = self.batch._replace(landmarks=self.batch.landmarks.cpu())
+    monkeypatch.setattr(AdversarialStep, 'before_batch', mixed)
     with card(), pytest.raises(RuntimeError, match='same device'): trained(world, 1)
 
 @pytest.mark.parametrize('weights', ['faces', 'faces-att'])

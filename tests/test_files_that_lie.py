@@ -177,7 +177,7 @@ def test_arrays_of_a_cache_are_checked(cache, tmp_path, name, change):
     assert 'delete that folder' in line(ImageCache, folder)
 
 def test_no_faces_are_drawn_for_none(monkeypatch):
-    for n in (0, 1, -1, 2.5): assert 'n' in line(dataloaders, 'faces', n=n)
+    for n in (0, 1, -1, 2.5): assert 'n_train' in line(dataloaders, 'faces', n_train=n)
     assert not list(Path(os.environ['EBGAN_DATA']).rglob('*'))
 
 # --- weights and readers ---

@@ -116,7 +116,7 @@ def test_what_a_step_spoils_is_not_saved(run, tmp_path, made):
         before_step(self)
     with patch.object(AdversarialStep, 'before_step', spoils):
         code, said = run(*SMALL, '--batches', 4, '--val-every', 2, '--out', out)
-    assert code==1 and '--lr' in said and batch(out)==2
+    assert code==1 and 'learning rate' in said and batch(out)==2
     assert run('--resume', out)[0]==0 and equal(out, made)
 
 def test_a_flipped_bit_is_noticed(run, copy, made):
@@ -157,7 +157,7 @@ def test_a_disk_that_is_full_for_the_log(run, tmp_path):
 
 def test_a_face_of_nan(run, tmp_path):
     code, said = run(*SMALL, '--batches', 4, '--val-every', 1, '--lr', 1e5, '--precision', 'float32', '--out', tmp_path/'run')
-    assert code==1 and '--lr' in said and not (tmp_path/'run'/'checkpoint.safetensors').exists()
+    assert code==1 and 'learning rate' in said and not (tmp_path/'run'/'checkpoint.safetensors').exists()
 
 
 # --- the end of a run
