@@ -98,7 +98,7 @@ def test_losses(faces):
     A, B, M = faces
     code, logits, P, seen = torch.randn(4, 16, 8, 8), torch.randn(9), torch.rand(4, 5, 2), torch.randn(4, 3)
     parts = A, B, M, code, code.flip(0), logits
-    more = dict(code_A=code, P=P, landmarks=P.flip(0), seen=seen, y=(seen > 0).float(), judged=torch.ones(4, 3))
+    more = dict(code_A=code, P=P, landmarks=P.flip(0), cls_logits=seen, cls_target=(seen > 0).float(), cls_mask=torch.ones(4, 3))
     loss, terms = generator_loss(*parts, **more)
     with card():
         x, found = generator_loss(*up(*parts), **{k: v.to('cuda') for k, v in more.items()})
