@@ -22,7 +22,7 @@ from ebgan_nb import editing, geometry, images
 from ebgan_nb.attributes import REGIONS
 from ebgan_nb.core import WrongInput
 from ebgan_nb.geometry import align
-from ebgan_nb.images import SAVE_OPTIONS, MODES, NO_ALPHA, open_picture, save_edit
+from ebgan_nb.images import SAVE_OPTIONS, MODES, _NO_ALPHA, open_picture, save_edit
 from ebgan_nb.compositing import mask_pixels, region_pixels
 from ebgan_nb.editing import Editor
 from ebgan_nb.models import build
@@ -280,7 +280,7 @@ def test_a_transparent_colour_stays_or_is_refused(mode, clear, suffix, home):
     face.save(home/'clear.png', transparency=clear)
     (home/f'y{suffix}').unlink(missing_ok=True)
     result = edited(home, 'clear.png', 'b.png', out=f'y{suffix}')
-    if suffix in NO_ALPHA:
+    if suffix in _NO_ALPHA:
         one_line(result, 2, 'has no alpha, the picture does')
         assert not (home/f'y{suffix}').exists()
         return
