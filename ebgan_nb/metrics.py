@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EVAL_REGIONS', 'PAPER_EDIT', 'LEAKS', 'test_people', 'pairs', 'render_normalized', 'display_name', 'with_baselines',
-           'achieved_change', 'ratio_of_sums', 'psnr', 'lpips_metric', 'missing_extras', 'boundary_gradient', 'seam',
-           'bootstrap', 'retrieval_top1', 'swap_factors', 'leak', 'fidelity_metrics']
+           'Ratio', 'achieved_change', 'ratio_of_sums', 'psnr', 'lpips_metric', 'missing_extras', 'boundary_gradient',
+           'seam', 'bootstrap', 'retrieval_top1', 'swap_factors', 'leak', 'fidelity_metrics']
 
 # %% ../nbs/57_metrics.ipynb #55d318dd
 from functools import lru_cache, partial
@@ -119,7 +119,7 @@ def with_baselines(
     return methods
 
 # %% ../nbs/57_metrics.ipynb #74329fe0
-class _Ratio(NamedTuple):
+class Ratio(NamedTuple):
     "What a metric gives for N faces: a figure is the sum of `num` over the sum of `den`"
     num: torch.Tensor # (N,) numerators
     den: torch.Tensor # (N,) denominators
@@ -136,10 +136,10 @@ def achieved_change(
     A:torch.Tensor, # (N,3,H,W) source
     T:torch.Tensor, # (N,3,H,W) true edit
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->_Ratio: # each (N,); on the device of all that is given
+)->Ratio: # each (N,); on the device of all that is given
     "1 - |y - T|^2 / |A - T|^2 in M: 0 for doing nothing, 1 for the truth"
     wanted = _masked_sum((A - T).square(), M)
-    return _Ratio(wanted - _masked_sum((y - T).square(), M), wanted)
+    return Ratio(wanted - _masked_sum((y - T).square(), M), wanted)
 
 def ratio_of_sums(
     num:torch.Tensor, # (N,)
@@ -155,23 +155,23 @@ def psnr(
     y:torch.Tensor, # (N,3,H,W) in [-1,1]
     T:torch.Tensor, # (N,3,H,W) what it should be
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->_Ratio: # each (N,); on the device of all that is given
+)->Ratio: # each (N,); on the device of all that is given
     "Decibels in M, at most 58.9; the mean over faces"
     mse = _masked_sum((y - T).square(), M)/(3*M.sum((1, 2, 3)))
     db = 10*torch.log10(4/mse.clamp(min=_ROUNDING))
-    return _Ratio(db, torch.ones_like(db))
+    return Ratio(db, torch.ones_like(db))
 
 # %% ../nbs/57_metrics.ipynb #d5fa7091
 def ssim(
     y:torch.Tensor, # (N,3,H,W) in [-1,1]
     T:torch.Tensor, # (N,3,H,W) what it should be
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->_Ratio: # each (N,); on the device of all that is given
+)->Ratio: # each (N,); on the device of all that is given
     "Structural similarity, its map averaged in M (needs torchmetrics)"
     from torchmetrics.functional.image import structural_similarity_index_measure
     _, full = structural_similarity_index_measure(y, T, data_range=2., reduction='none', return_full_image=True)
     mean = _masked_sum(full, M)/(3*M.sum((1, 2, 3)))
-    return _Ratio(mean, torch.ones_like(mean))
+    return Ratio(mean, torch.ones_like(mean))
 
 # %% ../nbs/57_metrics.ipynb #c7b625fe
 @lru_cache(maxsize=1)
@@ -188,10 +188,10 @@ def lpips_metric(): # torchmetrics' LPIPS, or None
 def _lpips(
     y:torch.Tensor, # (N,3,H,W) in [-1,1]
     T:torch.Tensor, # (N,3,H,W) what it should be
-)->_Ratio: # each (N,); on the device of all that is given
+)->Ratio: # each (N,); on the device of all that is given
     "Perceptual distance of the whole pictures, 0 for the truth"
     d = lpips_metric().to(y.device).net(y.clamp(-1, 1), T).flatten()
-    return _Ratio(d, torch.ones_like(d))
+    return Ratio(d, torch.ones_like(d))
 
 def missing_extras()->list: # of lines
     "What cannot be measured here, and why"
@@ -214,9 +214,9 @@ def seam(
     y:torch.Tensor, # (N,3,H,W) edit
     T:torch.Tensor, # (N,3,H,W) true edit
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->_Ratio: # each (N,); on the device of all that is given
+)->Ratio: # each (N,); on the device of all that is given
     "Steps across the border of the mask, over those of the truth"
-    return _Ratio(boundary_gradient(y, M), boundary_gradient(T, M))
+    return Ratio(boundary_gradient(y, M), boundary_gradient(T, M))
 
 # %% ../nbs/57_metrics.ipynb #98cd8954
 @lru_cache(maxsize=4)
@@ -242,14 +242,14 @@ def retrieval_top1(
     ys:torch.Tensor, # (K,3,H,W) edits of one source with K exemplars
     Ts:torch.Tensor, # (K,3,H,W) the true edits
     M:torch.Tensor, # (1,1,H,W) of 0/1
-)->_Ratio: # each (1,): exemplars found again, exemplars that can be told apart; on the device of all that is given
+)->Ratio: # each (1,): exemplars found again, exemplars that can be told apart; on the device of all that is given
     "For how many of K exemplars is their own true edit the nearest one, in M?"
     inside = M[0, 0] > 0
     y, T = (x[:, :, inside].flatten(1) for x in (ys, Ts))
     apart = partial(torch.cdist, compute_mode='donot_use_mm_for_euclid_dist') # exact: equal pictures have distance 0
     known = apart(T, T).fill_diagonal_(torch.inf).amin(1) > .01
     hit = apart(y, T).argmin(1) == torch.arange(len(y), device=y.device)
-    return _Ratio((hit & known).sum()[None], known.sum()[None])
+    return Ratio((hit & known).sum()[None], known.sum()[None])
 
 # %% ../nbs/57_metrics.ipynb #48ad0ff1
 LEAKS = ('light', 'skin', 'rest') # what of the exemplar is changed
@@ -274,9 +274,9 @@ def leak(
     B:torch.Tensor, # (N,3,H,W) exemplar
     B2:torch.Tensor, # (N,3,H,W) the same in other light, say
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->_Ratio: # each (N,); on the device of all that is given
+)->Ratio: # each (N,); on the device of all that is given
     "Change of the edit in M over that of the exemplar: 0 for the truth, 1 for cut-and-paste"
-    return _Ratio(_masked_sum((y2 - y).abs(), M), _masked_sum((B2 - B).abs(), M))
+    return Ratio(_masked_sum((y2 - y).abs(), M), _masked_sum((B2 - B).abs(), M))
 
 # %% ../nbs/57_metrics.ipynb #c4b3598c
 def fidelity_metrics(

@@ -27,7 +27,7 @@ from ebgan_nb.weights import find_weights, load_weights
 from ebgan_nb.classifier import AttributeClassifier
 from ebgan_nb.adversarial import AdversarialStep
 from ebgan_nb.learner import ebgan_learner
-from ebgan_nb.training import StopAfter, load_checkpoint, save_checkpoint, _training_state
+from ebgan_nb.training import StopAfter, load_checkpoint, save_checkpoint, training_state
 
 NAMES = ('Smiling', 'Mustache', 'Eyeglasses')
 up = lambda *tensors: [t.to('cuda') for t in tensors]
@@ -143,7 +143,7 @@ def test_a_training_on_the_card_is_that_of_the_cpu(run, world):
         on_the_card = trained(world, 3, **RUNS[run])
         assert all(isinstance(p, Card) for p in on_the_card.model.parameters())
         assert all(isinstance(v, Card) for v in on_the_card.adversarial_step.terms.values())
-        a, b = _training_state(on_the_card)[0], _training_state(on_the_cpu)[0]
+        a, b = training_state(on_the_card)[0], training_state(on_the_cpu)[0]
     assert a.keys()==b.keys() and all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
     assert np.allclose(on_the_card.recorder.values, on_the_cpu.recorder.values, atol=1e-4)
 
@@ -154,7 +154,7 @@ def test_a_checkpoint_travels_between_devices(world, tmp_path):
         load_checkpoint(again, tmp_path/'checkpoint.safetensors')
         assert all(isinstance(p, Card) for p in again.model.parameters())
         with again.no_bar(), again.no_logging(): again.fit(9, cbs=StopAfter(batches=3))
-        a, b = _training_state(again)[0], _training_state(trained(world, 3))[0]
+        a, b = training_state(again)[0], training_state(trained(world, 3))[0]
     assert all(torch.equal(a[k], b[k]) for k in a)
     load_checkpoint(trained(world, 0, 'cpu'), tmp_path/'checkpoint.safetensors')
 

@@ -4,6 +4,8 @@ import builtins
 import dis
 import importlib
 import inspect
+import json
+import os
 import subprocess
 import sys
 
@@ -31,12 +33,32 @@ def test_imports_lower_numbers_only(module):
 def test_no_star_imports(module):
     assert not [n.module for n in imports(module) if isinstance(n, ast.ImportFrom) and n.names[0].name=='*']
 
-@each_module
-def test_imports_in_a_fresh_process(module):
-    code = f'import sys, ebgan_nb.{module}; print(*{HEAVY} & set(sys.modules))'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+FRESH = f"""
+import json, multiprocessing, sys, traceback, torch
+def heavy(module):
+    try: __import__('ebgan_nb.' + module)
+    except BaseException: return traceback.format_exc()
+    return sorted({HEAVY} & set(sys.modules))
+method = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else 'spawn'
+if __name__=='__main__':
+    with multiprocessing.get_context(method).Pool(1, maxtasksperchild=1) as pool:
+        print(json.dumps(dict(zip(sys.argv[1:], pool.map(heavy, sys.argv[1:], chunksize=1)))))
+"""
+
+@pytest.fixture(scope='module')
+def fresh(tmp_path_factory):
+    "{module: what it loads that is heavy, or the traceback}, each imported in a process that has torch, which takes seconds, and nothing of ours"
+    program = tmp_path_factory.mktemp('fresh')/'fresh.py'
+    program.write_text(FRESH, encoding='utf-8')
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]))
+    done = subprocess.run([sys.executable, program, *MODULES], capture_output=True, text=True, env=env)
     assert done.returncode==0, done.stderr
-    if module in LIGHT: assert not done.stdout.split(), 'import it inside the function that needs it'
+    return json.loads(done.stdout)
+
+@each_module
+def test_imports_in_a_fresh_process(module, fresh):
+    assert isinstance(fresh[module], list), fresh[module]
+    if module in LIGHT: assert not fresh[module], 'import it inside the function that needs it'
 
 def globals_read(code):
     "Names that a code object, or one inside it, looks up in its module"
