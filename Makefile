@@ -38,7 +38,7 @@ studio: $(READY) ## the studio as a web page of this machine alone, a kernel for
 
 test: $(READY) ## run every notebook as a test, then every check that needs no browser
 	$(BIN)/nbdev_test --timing
-	$(BIN)/pytest -m "not browser and not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not browser and not slow"
 
 test-slow: $(READY) ## kills, full disks and hypotheses by the hundred: once before a release
 	$(BIN)/pytest -m slow
@@ -49,10 +49,11 @@ test-browser: $(READY) chromium ## open and run every notebook in JupyterLab, in
 chromium:
 	@sh tools/chromium.sh
 
-prepare: $(READY) ## after an edit: export the notebooks, clean them, render README.md
+prepare: $(READY) ## after an edit: export the notebooks, clean them, render README.md, and see what ruff says
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/readme.py
+	$(BIN)/ruff check --quiet ebgan_nb tests benchmarks tools
 
 clean: ## remove what building and testing leave behind (keeps .venv and data)
 	rm -rf build dist *.egg-info .pytest_cache

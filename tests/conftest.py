@@ -3,7 +3,7 @@ import os
 import re
 import shutil
 import subprocess
-import sys
+import sysconfig
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -42,8 +42,10 @@ def files():
     return sorted(f for f in found if (ROOT/f).is_file())
 
 def tool(name, *args, cwd, **env):
-    "Run a command of this Python's environment"
-    return subprocess.run([Path(sys.executable).parent/name, *args], cwd=cwd, env={**os.environ, **env}, check=True, capture_output=True, text=True)
+    "Run a command of this Python's environment, or a program that is named by its whole path"
+    found = shutil.which(name, path=sysconfig.get_path('scripts'))
+    assert found, f'{name} is not there: make env'
+    return subprocess.run([found, *args], cwd=cwd, env={**os.environ, **env}, check=True, capture_output=True, text=True)
 
 @pytest.fixture(scope='session')
 def settings():

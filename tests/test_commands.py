@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings as budget, strategies as st
 
-if not hasattr(os, 'fork'): pytest.skip('forking is what makes these checks quick', allow_module_level=True)
+if not hasattr(os, 'fork'): pytest.skip('forks: on Windows the commands are not checked from outside', allow_module_level=True)
 
-import torch
 from safetensors import safe_open
 
 from ebgan_nb import editing, evaluation, training
@@ -106,7 +105,7 @@ TRAIN = [
     *(['--model', m, '--preset', p, '--size', '64' if p=='paper' else '32'] for m in ('ebgan', 'att-ebgan') for p in ('course', 'paper', 'photographs', 'detailed')),
     *(['--precision', p] for p in ('auto', 'float32', 'bf16', 'fp16')),
     *(['--precision', p, '--model', 'att-ebgan'] for p in ('bf16', 'fp16')),
-    ['--data', 'faces'], ['--seed', '5'], ['--lr', '1e-3'], ['--skip-bad'], 
+    ['--data', 'faces'], ['--seed', '5'], ['--lr', '1e-3'], ['--skip-bad'],
     ['--model', 'att-ebgan', '--attributes', 'Smiling'], ['--init', 'ebgan'], ['--model', 'att-ebgan', '--init', 'ebgan'], ['--minutes', '.001'],
     ['--tensorboard'], ['--batches', '3', '--val-every', '2'],
 ]

@@ -88,3 +88,28 @@ def test_assets_are_found_above_a_checkout(tmp_path):
     program = "from ebgan_nb.files import asset; print(asset('faces.safetensors').name)"
     found = subprocess.run([sys.executable, '-c', program], cwd=tmp_path, capture_output=True, text=True)
     assert found.stdout.strip()=='faces.safetensors', found.stderr
+
+def unhinted(fn, name):
+    "`name(parameter)` of each that says no type; `->` for what is returned"
+    given = [*fn.args.posonlyargs, *fn.args.args, *fn.args.kwonlyargs]  # what is handed on, *args and **kwargs, has the other function's
+    lacks = [p.arg for p in given if p.annotation is None and p.arg not in ('self', 'cls')]
+    if fn.returns is None and fn.name not in ('__init__', 'main'): lacks.append('->')
+    return [f"{name}({', '.join(lacks)})"] if lacks else []
+
+def patched(fn): return any(isinstance(d, ast.Name) and d.id=='patch' for d in fn.decorator_list)
+
+def public_functions(module):
+    "Functions, methods and @patch'ed methods of a module that a user may call: (node, name)"
+    shown = importlib.import_module(f'ebgan_nb.{module}').__all__
+    for node in ast.parse(source(module)).body:
+        if isinstance(node, ast.FunctionDef):
+            own = ast.unparse(node.args.args[0].annotation) if patched(node) else None
+            if node.name in shown or own and node.name[0]!='_': yield node, f'{own}.{node.name}' if own else node.name
+        elif isinstance(node, ast.ClassDef) and node.name in shown:
+            yield from ((f, f'{node.name}.{f.name}') for f in node.body if isinstance(f, ast.FunctionDef) and (f.name[0]!='_' or f.name=='__init__'))
+
+def test_the_public_surface_has_type_hints():
+    "Of the package; what lies in `experiments` is no part of it"
+    lacks = {m: [line for f, name in public_functions(m) for line in unhinted(f, name)] for m in MODULES if '.' not in m}
+    told = [f"{m}: {', '.join(names)}" for m, names in lacks.items() if names]
+    if told: pytest.fail('\n'.join(['no type hint, `->` for what is returned:', *told]), pytrace=False)

@@ -2,13 +2,11 @@
 import io
 import json
 import os
-import resource
 import shutil
 import struct
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +14,14 @@ import torch
 from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_commands import leftovers, ran
+from test_commands import leftovers, ran  # a skip where there is no fork, and thus of this file, too
 
-from ebgan_nb import editing, geometry, images
+from ebgan_nb import geometry, images
 from ebgan_nb.attributes import REGIONS
 from ebgan_nb.core import WrongInput
 from ebgan_nb.geometry import align
 from ebgan_nb.images import SAVE_OPTIONS, MODES, _NO_ALPHA, open_picture, save_edit
-from ebgan_nb.compositing import mask_pixels, region_pixels
+from ebgan_nb.compositing import region_pixels
 from ebgan_nb.editing import Editor
 from ebgan_nb.models import build
 from ebgan_nb.recipes import config
@@ -168,7 +166,7 @@ def test_nothing_stands_beside_the_line(home):
     assert answers[0] and answers[2]
 
 PEAK = '''import sys, json
-from ebgan_nb import editing, geometry, images
+from ebgan_nb import geometry, images
 from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 def status(key): return int(next(l for l in open('/proc/self/status') if l.startswith(key)).split()[1])/1024
 how, name = sys.argv[1:]
@@ -220,10 +218,6 @@ def test_pictures_at_the_limit_need_little_memory(name, tmp_path): frugal(name, 
 # what is written
 
 needs_limits = pytest.mark.skipif(sys.platform!='linux', reason='needs limits on the size of files')
-
-def full_disk(bytes_left):
-    "In this process, and only here: no file can grow beyond so many bytes"
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, resource.RLIM_INFINITY))
 
 @needs_limits
 @pytest.mark.parametrize('suffix', SAVE_OPTIONS)

@@ -1,6 +1,8 @@
 "The repository agrees with itself: notebooks and package, versions, names, README"
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -73,6 +75,12 @@ def test_one_owner(settings):
     address = re.compile(rf"(?:github\.com|/github|githubusercontent\.com)/([\w.-]+)/{settings['lib_name']}\b|([\w-]+)\.github\.io/{settings['lib_name']}\b")
     owners = {(a or b): f for f in TEXT for a, b in address.findall((ROOT/f).read_text(encoding='utf-8'))}
     assert set(owners)=={settings['user']}, owners
+
+def test_one_code_style():
+    "The rules stand in pyproject.toml; `ruff check --fix` mends what it can"
+    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format=concise', 'ebgan_nb', 'tests', 'benchmarks', 'tools'],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode==0, done.stdout + done.stderr
 
 def test_no_paths_of_one_machine():
     path = re.compile(r'(?<![\w.~])/(?:work|root|home|Users|workspace)/\w+')

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from ebgan_nb import files, training
-from ebgan_nb.core import RunFailed
 from ebgan_nb.recipes import RECIPES
 from ebgan_nb.weights import load_weights
 from ebgan_nb.adversarial import AdversarialStep

@@ -8,7 +8,6 @@ import struct
 import time
 import urllib.request
 import zlib
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -397,7 +396,7 @@ def test_odd_uploads(voila, browser):
     assert len(answers) >= 20
     page.close()
 
-def test_latency_at_128_pixels(lab, browser, tmp_path):
+def test_latency_at_128_pixels(lab, browser, tmp_path):  # noqa: F811 (that fixture)
     "With weights that nobody trained"
     from ebgan_nb.files import asset
     from ebgan_nb.models import build

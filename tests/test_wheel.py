@@ -44,7 +44,7 @@ def test_users_need_none_of_our_tools(wheel):
     z = zipfile.ZipFile(wheel)
     metadata = z.read(next(n for n in z.namelist() if n.endswith('METADATA'))).decode()
     required = re.findall(r'^Requires-Dist: ([\w-]+)(?!.*extra ==)', metadata, re.M)
-    assert 'torch' in required and not {'nbdev', 'jupyterlab', 'pytest', 'playwright'} & set(required)
+    assert 'torch' in required and not {'nbdev', 'jupyterlab', 'pytest', 'playwright', 'ruff'} & set(required)
 
 def test_the_repository_is_out_of_reach(colab, tmp_path):
     code = 'import ebgan_nb; print(ebgan_nb.__file__)'

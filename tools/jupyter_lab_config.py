@@ -1,7 +1,8 @@
 """JupyterLab for this course: to open a notebook changes nothing, and to save one writes what `nbdev_clean` leaves.
 
-Lab writes the kernel's display name and Python's version into each notebook that it opens, and so each is "unsaved" at once. Neither can stand in the
-file: the version is another on the next machine, and `nbdev_clean` resets the name. So the server adds both on the way out and removes them on the way in."""
+Lab writes the kernel's display name and Python's version into each notebook that it opens, and so each is "unsaved" at once.
+Neither can stand in the file: the version is another on the next machine, and `nbdev_clean` resets the name.
+So the server adds both on the way out and removes them on the way in."""
 from pathlib import Path
 
 from ipykernel.ipkernel import IPythonKernel
