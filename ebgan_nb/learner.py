@@ -242,7 +242,7 @@ def ebgan_learner(
     labels = check_editable(dls.attributes) if check_choice(model, MODELS, 'model')=='att-ebgan' or aux_classifier else ()
     nets = _gan_module(r, dls.size, labels, model, seed).to(dls.device, memory_format=torch.channels_last) # quicker convolutions
     step = AdversarialStep(r.losses, seed, AUGMENT[check_choice(r.augment, AUGMENT, 'augment')], r.p_positive, r.p_hard)
-    learn = EBGANLearner(dls, nets, loss_func=step.loss, _splitter=_splitter, lr=lr or r.lr, moms=(.5, .5, .5), wd=0.,
+    learn = EBGANLearner(dls, nets, loss_func=step.loss, splitter=_splitter, lr=lr or r.lr, moms=(.5, .5, .5), wd=0.,
         opt_func=kwargs.pop('opt_func', _ADAM), metrics=[LossTermMetric(t) for t in TERMS + CLS_TERMS*bool(labels)],
         cbs=[step, EMACallback(), MixedPrecision(precision), *L(cbs)], **kwargs)
     learn.recipe, learn.recorder.train_metrics = r, True
