@@ -547,6 +547,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'ebgan_nb/learner.py'),
                                   'ebgan_nb.learner.EBGANLearner': ('learner.html#ebganlearner', 'ebgan_nb/learner.py'),
                                   'ebgan_nb.learner.EBGANLearner.fit': ('learner.html#ebganlearner.fit', 'ebgan_nb/learner.py'),
+                                  'ebgan_nb.learner.EBGANLearner.get_preds': ('learner.html#ebganlearner.get_preds', 'ebgan_nb/learner.py'),
                                   'ebgan_nb.learner.EBGANLearner.lr_find': ('learner.html#ebganlearner.lr_find', 'ebgan_nb/learner.py'),
                                   'ebgan_nb.learner.EMACallback': ('learner.html#emacallback', 'ebgan_nb/learner.py'),
                                   'ebgan_nb.learner.EMACallback.after_batch': ( 'learner.html#emacallback.after_batch',
