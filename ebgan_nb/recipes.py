@@ -71,10 +71,10 @@ def recipe(
 def config(
     preset:str|Recipe='course', # one of RECIPES, or a `Recipe`
     size:int=64, # pixels
-    **changes:Any # `attributes` of Att-EBGAN, and fields of `Config` in place of the recipe's
-)->Config:
+    **kwargs:Any # `attributes` of Att-EBGAN, and fields of `Config` in place of the recipe's
+)->Config: # to build them from
     "The networks of a recipe"
-    return recipe(preset).config(size, **changes)
+    return recipe(preset).config(size, **kwargs)
 
 # %% ../nbs/46_recipes.ipynb #08cd1200
 def noise_floor_of(
