@@ -158,7 +158,7 @@ def classifier_input(
     return composite(net.blend_source(out.A[:K], out.A_b, out.A_a[:K]), out.A[:K], out.M[:K])
 
 # %% ../nbs/48_adversarial.ipynb #a3e323e9
-AFTER_NAN = 'nothing of it is saved, and --resume would lead here again: begin anew with a lower learning rate or --precision float32'
+AFTER_NAN = 'nothing of it is saved, and --resume would lead here again: start again with a lower learning rate or --precision float32'
 
 class AdversarialStep(Callback):
     "D's step, and C's, in `after_pred`; then fastai's own step for E and G"
@@ -280,7 +280,7 @@ def scaled(self:AdversarialStep, loss:Tensor)->Tensor:
 
 @patch
 def optimizer_step(self:AdversarialStep)->None:
-    "One step of whoever has gradients"
+    "One step of the player that has gradients"
     if self.scaler is None: self.opt.step()
     else:
         self.scaler.step(self.opt)

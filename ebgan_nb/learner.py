@@ -63,7 +63,7 @@ class AvgLossAsync(AvgLoss):
         self.total, self.count = self.total + learn.loss.detach().mean()*n, self.count + n
 
 class AvgSmoothLossAsync(AvgSmoothLoss):
-    "fastai's smoothed loss, likewise; a resumed run goes on smoothing"
+    "fastai's smoothed loss, without waiting for the device; a resumed run goes on smoothing"
     begin, name = (torch.tensor(0.), 0), 'smooth_loss'
     def reset(self): (self.val, self.count), self.begin = self.begin, (torch.tensor(0.), 0)
     def accumulate(self, learn):

@@ -57,8 +57,8 @@ def _training_state(
             if isinstance(v, Tensor): tensors[f'opt.{i}.{k}'] = v
             else: numbers[f'{i}.{k}'] = v
     step = learn.adversarial_step
-    amid = step.k % learn.dls.train.n_batches and rank_world()[1]==1
-    means = [learn.recorder.smooth_loss, *(learn.metrics if amid else ())]
+    unfinished = step.k % learn.dls.train.n_batches and rank_world()[1]==1
+    means = [learn.recorder.smooth_loss, *(learn.metrics if unfinished else ())]
     tensors |= {f'log.{m.name}': torch.tensor([float(v) for v in m.seen], dtype=torch.float64) for m in means}
     facts = dict(batch=step.k, opt=numbers, scaler=step.scaler and step.scaler.state_dict(), machine=environment(learn))
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, facts
@@ -220,8 +220,8 @@ class StopAfter(Callback):
         if not self.training: return
         # all processes stop together: one that stopped alone would leave the others waiting
         self.stop, self.done = any_rank(self.stop, self.over(), device=self.dls.device)
-        amid = self.learn.adversarial_step.k % self.dls.train.n_batches
-        if self.stop and amid: raise CancelFitException # the end of an epoch is still validated, and logged
+        unfinished = self.learn.adversarial_step.k % self.dls.train.n_batches
+        if self.stop and unfinished: raise CancelFitException # the end of an epoch is still validated, and logged
         if self.done: raise CancelTrainException  # what it has is still validated
 
     def after_cancel_train(self)->None: self.recorder.cancel_train = False  # a short epoch is logged like any other
@@ -264,7 +264,7 @@ ATTRIBUTES = ('Smiling,Mouth_Slightly_Open,Wearing_Lipstick,Big_Lips,Mustache,Go
 
 _RANGES = dict(size=(8, 1024), bs=(2, 8192), seed=(0, 2**63 - 1), lr=(1e-9, 1e6), batches=(1, 10**9), minutes=(1e-6, 1e6),
                val_every=(1, 10**9), n_train=(2, 10**7))
-_PYTHON_ONLY = ('aux_classifier',) # fields that are no options of the command
+_PYTHON_ONLY = ('aux_classifier',) # fields that are not options of the command
 
 # %% ../nbs/50_training.ipynb #5f0e7a31
 def _fitting(
@@ -461,7 +461,7 @@ def _resume_run(
     for file in files:
         try: facts = load_checkpoint(learn, file); break
         except WrongInput as e: why = why or e
-    else: raise WrongInput(f"{why}; begin anew with another --out")
+    else: raise WrongInput(f"{why}; start again with another --out")
     here = environment(learn)
     changed = [f'{k} {v}, now {here[k]}' for k, v in dict(dict(processes=1), **facts['machine']).items() if k in here and here[k] != v]
     if why: say(f"note: {why}: the run goes on from the checkpoint before, batch {facts['batch']}")
@@ -554,12 +554,12 @@ def parser()->Parser:
         'After every --val-every batches comes a checkpoint; a killed run goes on with --resume.')
     help = docments(TrainConfig)
     number = lambda f: int_range if int in (f.type, *get_args(f.type)) else float_range
-    def reader(f): return number(f)(*_RANGES[f.name]) if f.name in _RANGES else str
+    def converter(f): return number(f)(*_RANGES[f.name]) if f.name in _RANGES else str
     for f in dataclasses.fields(TrainConfig):
         if f.name in _PYTHON_ONLY: continue
         flag, default = '--'+f.name.replace('_', '-'), '' if f.default is None else f' (default: {f.default})'
         if f.type is bool: p.add_argument(flag, action='store_true', default=None, help=help[f.name])
-        else: p.add_argument(flag, type=reader(f), help=f'{help[f.name]}{default}')
+        else: p.add_argument(flag, type=converter(f), help=f'{help[f.name]}{default}')
     p.add_argument('--out', type=user_path, help="the run's folder (default: a new one in data/runs)")
     p.add_argument('--resume', type=user_path, metavar='RUN', help="go on with the run in this folder")
     p.add_argument('--tensorboard', action='store_true', help="log for TensorBoard, too")
