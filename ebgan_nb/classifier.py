@@ -9,7 +9,10 @@ __all__ = ['AttributeClassifier', 'accuracy', 'train_reader', 'load_reader', 'cl
 # %% ../nbs/55_classifier.ipynb #abe41b51
 import json
 import os
+from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from fastai.callback.progress import ProgressCallback
@@ -28,6 +31,8 @@ from .cache import ImageCache, load_cache
 from .data import ExemplarLoader
 from .weights import fitting_tensors, open_tensors
 
+if TYPE_CHECKING: import pandas as pd
+
 # %% ../nbs/55_classifier.ipynb #83cea8c1
 class LabelledLoader(ExemplarLoader):
     "Batches (A, y): pictures (N,3,S,S) in [-1,1], and their labels (N,n) of 0/1"
@@ -43,7 +48,7 @@ class LabelledLoader(ExemplarLoader):
 class AttributeClassifier(nn.Module):
     "Reads labels in pictures: `forward` gives logits, `features` what stands before them, `accuracy` how far to trust each"
     def __init__(self,
-        attributes, # names of the n labels
+        attributes:list[str], # names of the n labels
         size:int=64, # pixels of the pictures
         keep_resolution:bool=False, # without the stem's max pool
     ):
@@ -65,14 +70,14 @@ class AttributeClassifier(nn.Module):
             raise WrongInput(f'this reader reads pictures (N, 3, {self.size}, {self.size}), not {tuple(A.shape)}')
         return self.body(A)
 
-    def forward(self, A): return self.head(self.features(A))
+    def forward(self, A:torch.Tensor)->torch.Tensor: return self.head(self.features(A))
 
 # %% ../nbs/55_classifier.ipynb #beacfe21
 @torch.inference_mode()
 def accuracy(
     reader:AttributeClassifier, # that is tested
-    batches, # of (A, y)
-): # frame: a row for each label: `accuracy`, and `always`, that of one answer for all; batches lie on the reader's device
+    batches:Iterable[tuple[torch.Tensor, torch.Tensor]], # (A, y)
+)->'pd.DataFrame': # a row for each label: `accuracy`, and `always`, that of one answer for all; batches lie on the reader's device
     "How often each label is read correctly"
     import pandas as pd
     read, true = (torch.cat(t) for t in zip(*((reader.eval()(A) > 0, y > 0) for A, y in batches)))
@@ -109,7 +114,7 @@ def train_reader(
 _FORMAT = 'ebgan_nb reader 2'
 
 def _save_reader(
-    path, # a .safetensors file
+    path:str | Path, # a .safetensors file
     reader:AttributeClassifier, # that is kept
     half:bool=False, # in 16 bits
 ):
@@ -118,7 +123,7 @@ def _save_reader(
     header = dict(format=_FORMAT) | {k: json.dumps(v) for k, v in header.items()}
     save_tensors(path, {k: (v.half() if half and v.is_floating_point() else v) for k, v in reader.state_dict().items()}, header)
 
-def _described(header):
+def _described(header:dict[str, str])->AttributeClassifier:
     "The reader, still untrained, that a header describes"
     if header.get('format') != _FORMAT: raise ValueError('it is something else')
     said = {k: json.loads(header.get(k, 'false')) for k in ('attributes', 'size', 'fine', 'accuracy')}
@@ -127,7 +132,7 @@ def _described(header):
     return reader
 
 def load_reader(
-    path, # a file of `save_reader`
+    path:str | Path, # a .safetensors file, written by `classifier_for`
 )->AttributeClassifier: # on the CPU, in eval mode
     "Read a reader; a missing, torn or foreign file is `WrongInput`"
     path, remedy = user_path(path, 'reader'), 'delete it, it is trained anew'
@@ -171,7 +176,7 @@ def flips(
     read:torch.Tensor, # (N,n) logits for the edits
     y_A:torch.Tensor, # (N,n) of 0/1: labels of the sources
     y_B:torch.Tensor, # (N,n) of the exemplars
-)->tuple: # numerators and denominators, each (N,n): shown, and to be shown
+)->tuple[torch.Tensor, torch.Tensor]: # numerators and denominators, each (N,n): shown, and to be shown
     "Where A and B differ: does the edit show what B has?"
     differ = y_A != y_B
     return (differ & ((read > 0) == (y_B > 0))).float(), differ.float()
@@ -182,7 +187,7 @@ def nearer_to_A(
     f_A:torch.Tensor, # (N,256) of the sources
     f_B:torch.Tensor, # (N,256) of the exemplars
     mean:torch.Tensor, # (256,) of many faces
-)->tuple: # numerators and denominators, each (N,), on the device of the features, where `mean` lies as well
+)->tuple[torch.Tensor, torch.Tensor]: # numerators and denominators, each (N,), on the device of the features, where `mean` lies as well
     "Is the edit nearer to A than to B, by the angle between features?"
     near = lambda f: torch.cosine_similarity(f_y - mean, f - mean)
     kept = (near(f_A) > near(f_B)).float()

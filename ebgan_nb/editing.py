@@ -265,8 +265,9 @@ def _face(known, image, points, label): # a picture that comes twice is looked a
 
 @patch
 def plan(self:Editor,
-    source, exemplar, region=None, mask=None, attributes=None, labels=None, others='absent', strength=1., soft=0, # all as for `edit`
-    source_points=None, exemplar_points=None, noise_floor=None,
+    source:'Image', exemplar:'Image | dict[str, Image]', region:str=None, mask:'torch.Tensor | Image'=None, # all as for `edit`
+    attributes:list[str]=None, labels:dict[str, int]=None, others:str='absent', strength:float=1., soft:int=0,
+    source_points:list=None, exemplar_points:list=None, noise_floor:float=None,
 )->EditPlan: # `run` paints it
     "Everything that an edit needs, looked up once; `WrongInput` for what does not go together"
     source, pairs = to_editable(source, 'source'), _exemplars(exemplar, region, mask, exemplar_points)
@@ -290,7 +291,7 @@ def edit(self:Editor,
     exemplar:'Image', # PIL: the face to be followed; or {region: PIL}
     region:str=None, # 'mouth', or a union such as 'mouth+nose'; or else:
     mask:torch.Tensor=None, # (H, W) bool, or a PIL image, at the source's size (upright): the pixels to be filled in. On any device
-    attributes:list=None, # names to be taken over, or {region: names}; None: all that the exemplar has. For Att-EBGAN
+    attributes:list[str]=None, # names to be taken over, or {region: names}; None: all that the exemplar has. For Att-EBGAN
     labels:dict=None, # the exemplar's labels, {name: 0 or 1} or all n, or {region: labels}; the others are read by C. For Att-EBGAN
     others:str='absent', # what attributes that are not selected become: 'absent', or 'source': as they were
     strength:float=1., # 0: the source's own code, 1: the exemplar's
@@ -308,7 +309,7 @@ def edit(self:Editor,
 def read(self:Editor,
     image:'Image', # PIL: a face
     points:list=None, # (5, 2) landmarks in pixels, or 'auto', as for `edit`
-)->dict: # {attribute: how sure the classifier is, 0..1}
+)->dict[str, float]: # {attribute: how sure the classifier is, 0..1}
     "The attributes that the model's classifier C sees in a face. For Att-EBGAN"
     face = _FaceIn(to_editable(image), points)
     editor = self._select(face, True)
@@ -353,7 +354,7 @@ class AutoEditor(Editor):
         return self._loaded[name]
 
     @property
-    def attributes(self): return self.editor_for(False, True).attributes if _is_shipped(self._names[1][0]) else ()
+    def attributes(self)->tuple[str, ...]: return self.editor_for(False, True).attributes if _is_shipped(self._names[1][0]) else ()
     def __repr__(self): return f"Editor: {', '.join(n for pair in self._names for n in pair if _is_shipped(n))}: whichever fits the picture"
 
 # %% ../nbs/70_editing.ipynb #7c2f1b06
@@ -414,7 +415,7 @@ def _hushed(): # decoders talk to the terminal behind Python's back: libtiff doe
 
 @command
 def main(
-    argv:list=None, # arguments; None: those of the command line
+    argv:list[str]=None, # arguments; None: those of the command line
 ):
     "ebgan_edit"
     args = parser().parse_args(argv)

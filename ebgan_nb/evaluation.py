@@ -10,22 +10,31 @@ __all__ = ['SELECTIVE', 'check_regions', 'evaluate', 'region_table', 'metric_tab
 import json
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from .attributes import REGIONS, parse_region, region_attributes
 from .core import RunFailed, WrongInput, generator, check_choice, normalize, check_int
 from .files import Parser, command, user_path, int_range, write_bytes
-from .faces import transfer
+from .faces import People, transfer
 from .labels import MAX_OVERLAP
 from .masks import coverage, active_labels, region_mask
 from ebgan_nb.metrics import (EVAL_REGIONS, LEAKS, PAPER_EDIT, missing_extras, bootstrap, fidelity_metrics, render_normalized, swap_factors,
     retrieval_top1, leak, with_baselines, display_name, pairs, ratio_of_sums, psnr, boundary_gradient,
     test_people)
 from .weights import find_weights, load_weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from ebgan_nb.cache import ImageCache
+    from ebgan_nb.classifier import AttributeClassifier
+    from ebgan_nb.models import AttEBGAN, EBGAN
 
 # %% ../nbs/60_evaluation.ipynb #f9e66f84
 class Overflow(RunFailed):
@@ -41,14 +50,14 @@ def numbers(
 
 # %% ../nbs/60_evaluation.ipynb #2451c4d8
 def measure_pairs(
-    methods:dict, # {name: function of A, B, M}
-    regions, # their names
+    methods:dict[str, Callable], # {name: function of A, B, M}
+    regions:Sequence[str], # their names
     a, # People: sources
     b, # People: exemplars
     c, # People: whose light and skin the exemplars take for the leaks, as many; None: no leaks
     size:int, # pixels
     device, # of the model
-): # yields (region, method, metric), numerators, denominators
+)->Iterator[tuple]: # (region, method, metric), numerators, denominators
     "All that is measured on pairs"
     draw = lambda people: render_normalized(people, size).to(device)
     A, B = draw(a), draw(b)
@@ -63,13 +72,13 @@ def measure_pairs(
 
 # %% ../nbs/60_evaluation.ipynb #459d203f
 def measure_retrieval(
-    methods:dict, # {name: function of A, B, M}
-    regions, # their names
+    methods:dict[str, Callable], # {name: function of A, B, M}
+    regions:Sequence[str], # their names
     a, # People: one source
     b, # People: K exemplars
     size:int, # pixels
     device, # of the model
-): # yields (region, method, metric), numerator, denominator
+)->Iterator[tuple]: # (region, method, metric), numerator, denominator
     "Dependence on the exemplar, for one source"
     A, B = (render_normalized(people, size).to(device) for people in (a, b))
     A = A.expand_as(B)
@@ -85,10 +94,10 @@ _METRICS = ('achieved change', 'PSNR', 'SSIM', 'LPIPS', 'seam', 'dependence', *(
            'kept', 'dropped', 'uninvited', 'elsewhere', 'strength') # and these of a filter
 
 def check_regions(
-    n, # pairs
-    seed, # of the test
-    regions, # names, in a list or with commas
-)->list: # names
+    n:int, # pairs
+    seed:int, # of the test
+    regions:str | Sequence[str], # names, in a list or with commas
+)->list[str]: # names
     "The regions, or `WrongInput`"
     if check_int(n, 'n', -10**9, 10**9) < 2: raise WrongInput(f'n={n}: two pairs or more are needed for an interval')
     check_int(seed, 'seed', 0, 10**17)
@@ -146,14 +155,14 @@ def table(
 # %% ../nbs/60_evaluation.ipynb #1b61e089
 @torch.inference_mode()
 def evaluate(
-    model, # EBGAN
+    model:'EBGAN', # or AttEBGAN
     n:int=1000, # pairs of faces
     seed:int=0, # other faces
-    regions=EVAL_REGIONS, # names, in a list or with commas
-    methods:dict=None, # {name: function of A, B, M}; None: baselines and `model`
+    regions:str | Sequence[str]=EVAL_REGIONS, # names, in a list or with commas
+    methods:dict[str, Callable]=None, # {name: function of A, B, M}; None: baselines and `model`
     n_exemplars:int=32, # exemplars for each source of the dependence
     progress:bool=True, # show progress
-): # frame: region, method, metric, value, low, high, faces; measured on the model's device
+)->'pd.DataFrame': # region, method, metric, value, low, high, faces; measured on the model's device
     "Edits against the truth: one row for each figure, with its 95% interval over faces"
     methods, regions = methods or with_baselines(model), check_regions(n, seed, regions)
     device = next(model.parameters()).device
@@ -162,9 +171,9 @@ def evaluate(
 
 # %% ../nbs/60_evaluation.ipynb #41a81841
 def region_table(
-    frame, # from `evaluate`
-    region, # its name
-): # frame: a row for each method, a column for each metric
+    frame:'pd.DataFrame', # from `evaluate`
+    region:str, # its name
+)->'pd.DataFrame': # a row for each method, a column for each metric
     "All figures of one region"
     t = frame[frame.region == check_choice(region, frame.region.unique(), 'region')]
     t = t.pivot(index='method', columns='metric', values='value')
@@ -172,10 +181,10 @@ def region_table(
     return t.dropna(how='all').rename_axis(index=None, columns=None)
 
 def metric_table(
-    frame, # from `evaluate`
-    metric='achieved change', # its name
-    digits=2, # after the point
-): # frame of text: a row for each method, a column for each region
+    frame:'pd.DataFrame', # from `evaluate`
+    metric:str='achieved change', # its name
+    digits:int=2, # after the point
+)->'pd.DataFrame': # of text: a row for each method, a column for each region
     "One metric everywhere: value [low, high]"
     t = frame[frame.metric == check_choice(metric, frame.metric.unique(), 'metric')]
     text = [f'{v:.{digits}f} [{lo:.{digits}f}, {hi:.{digits}f}]' for v, lo, hi in zip(t.value, t.low, t.high)]
@@ -185,7 +194,7 @@ def metric_table(
 
 # %% ../nbs/60_evaluation.ipynb #f3fac8cf
 def _check_file(
-    path, # to be written
+    path:str | Path, # to be written
 )->Path:
     "The file, or `WrongInput`: better now than after the work"
     path = user_path(path, 'figures')
@@ -197,10 +206,10 @@ def _check_file(
     return path
 
 def save(
-    frame, # from `evaluate`
-    path, # a .csv or .json file
+    frame:'pd.DataFrame', # from `evaluate`
+    path:str | Path, # a .csv or .json file
     **kwargs, # what was measured; for JSON
-):
+)->None:
     "Write all figures, whole or not at all"
     text = frame.to_csv(index=False)
     if _check_file(path).suffix == '.json':
@@ -210,10 +219,10 @@ def save(
 
 # %% ../nbs/60_evaluation.ipynb #c662f35c
 def _test_pairs(
-    pictures, # `ImageCache`
-    n, # pairs
-    seed=0, # of the draw
-)->tuple: # two int arrays (n,): sources and exemplars
+    pictures:'ImageCache', # from `load_cache`
+    n:int, # pairs
+    seed:int=0, # of the draw
+)->tuple['np.ndarray', 'np.ndarray']: # two int arrays (n,): sources and exemplars
     "Pairs of test pictures; everybody is a source before anybody is one twice, and nobody meets themselves"
     test, g = pictures.split('test'), generator(seed, 'meetings')
     if len(test) < 2: raise WrongInput(f'{len(test)} test pictures: two or more are needed, see the partition file')
@@ -222,9 +231,9 @@ def _test_pairs(
     return test[order.numpy()], test[other.numpy()]
 
 def load_images(
-    pictures, # `ImageCache`
-    idxs, # int array (n,)
-)->tuple: # (n,3,S,S) in [-1,1], (n,5,2) landmarks in pixels, (n,m) labels; on the CPU
+    pictures:'ImageCache', # from `load_cache`
+    idxs:'np.ndarray', # int (n,)
+)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # (n,3,S,S) in [-1,1], (n,5,2) landmarks in pixels, (n,m) labels; on the CPU
     "Pictures as the editor sees them, without shift or mirror"
     x, points = pictures.center_crop(idxs)
     return normalize(x), points, pictures.labels[torch.as_tensor(idxs)]
@@ -233,15 +242,15 @@ def load_images(
 _SUBGROUPS = ('Male', 'Young', 'Pale_Skin') # of sources; and the others
 
 def measure_photographs(
-    methods:dict, # {name: function of A, B, M}
-    regions, # their names
+    methods:dict[str, Callable], # {name: function of A, B, M}
+    regions:Sequence[str], # their names
     pictures, # `ImageCache`
     reader, # `AttributeClassifier`
     i, # int array (n,): sources
     j, # int array (n,): exemplars
     mean, # (256,) features of many faces
     device, # of the model
-): # yields (region, method, metric), numerators, denominators
+)->Iterator[tuple]: # (region, method, metric), numerators, denominators
     "All that is measured on pairs of photographs"
     from ebgan_nb.classifier import flips, nearer_to_A
     (A, P, y_A), (B, _, y_B) = (tuple(t.to(device) for t in load_images(pictures, k)) for k in (i, j))
@@ -279,15 +288,15 @@ def jackknife(
 # %% ../nbs/60_evaluation.ipynb #328301db
 @torch.inference_mode()
 def evaluate_photographs(
-    model, # EBGAN
-    pictures, # `ImageCache`: their test pictures are edited
-    reader=None, # `AttributeClassifier`; None: that of these pictures, trained when it is first needed
+    model:'EBGAN', # or AttEBGAN
+    pictures:'ImageCache', # their test pictures are edited
+    reader:'AttributeClassifier'=None, # None: that of these pictures, trained when it is first needed
     n:int=1000, # pairs
     seed:int=0, # other pairs
-    regions=EVAL_REGIONS, # names, in a list or with commas
-    methods:dict=None, # {name: function of A, B, M}; None: baselines and `model`
+    regions:str | Sequence[str]=EVAL_REGIONS, # names, in a list or with commas
+    methods:dict[str, Callable]=None, # {name: function of A, B, M}; None: baselines and `model`
     progress:bool=True, # show progress
-): # frame, as of `evaluate`; measured on the model's device
+)->'pd.DataFrame': # as of `evaluate`; measured on the model's device
     "Edits of photographs, as an independent reader sees them: one row for each figure, with its 95% interval"
     import numpy as np
     import pandas as pd
@@ -344,8 +353,8 @@ def _is_monotone(
     return (p.diff(dim=0).amin(0) >= -.02) & (p[-1] - p[0] >= .5)
 
 def labels_of(
-    people, # People
-    names, # of n attributes
+    people:People, # N faces
+    names:Sequence[str], # of n attributes
 )->torch.Tensor: # (N,n) of 0/1; on the CPU
     "The labels that faces were drawn with"
     return torch.tensor(people.attributes[list(names)].values.copy()).float()
@@ -359,7 +368,7 @@ def measure_filter(
     y_A:torch.Tensor, # (N,n) of 0/1: labels of the sources
     y_B:torch.Tensor, # (N,n) of the exemplars
     points=None, # (N,5,2) landmarks of the sources, pixels; None: the template of drawn faces
-): # yields (region, method, metric), numerators, denominators; all on one device
+)->Iterator[tuple]: # (region, method, metric), numerators, denominators; all on one device
     "What a filter lets through, as a reader sees it"
     names, key = list(model.attributes), lambda metric: ('face', display_name(model), metric)
     columns, one = [reader.attributes.index(x) for x in names], torch.eye(len(names)).to(A)
@@ -389,7 +398,7 @@ def _measure_selective(
     b, # People: exemplars
     seed:int, # which half
     device, # of the model
-): # yields (region, method, metric), numerators, denominators
+)->Iterator[tuple]: # (region, method, metric), numerators, denominators
     "Edits against the true selective edit"
     names, size = model.attributes, model.config.size
     half = torch.randperm(len(names), generator=generator(seed, 'choice'))[:len(names)//2]
@@ -420,7 +429,7 @@ def measure_filter_photographs(
     i, # int array (n,): sources
     j, # int array (n,): exemplars
     device, # of the model
-): # yields (region, method, metric), numerators, denominators
+)->Iterator[tuple]: # (region, method, metric), numerators, denominators
     "`measure_filter` of photographs, with the labels that CelebA gives"
     columns = [pictures.attributes.index(x) for x in model.attributes]
     (A, P, y_A), (B, _, y_B) = (tuple(t.to(device) for t in load_images(pictures, k)) for k in (i, j))
@@ -429,13 +438,13 @@ def measure_filter_photographs(
 # %% ../nbs/60_evaluation.ipynb #ce988b87
 @torch.inference_mode()
 def evaluate_filter(
-    model, # AttEBGAN, 64 pixels
+    model:'AttEBGAN', # 64 pixels
     n:int=200, # pairs of faces
     seed:int=0, # other faces
-    reader=None, # `AttributeClassifier`; None: that of drawn faces, shipped
-    plain=None, # EBGAN to compare with; None: the shipped one
+    reader:'AttributeClassifier'=None, # None: that of drawn faces, shipped
+    plain:'EBGAN'=None, # to compare with; None: the shipped one
     progress:bool=True, # show progress
-): # frame, as of `evaluate`; measured on the model's device
+)->'pd.DataFrame': # as of `evaluate`; measured on the model's device
     "Does an edit show what was chosen, and nothing else? One row for each figure"
     from ebgan_nb.classifier import drawn_reader
     reader, plain, device = reader or drawn_reader(), plain or load_weights(find_weights('faces'))[0], next(model.parameters()).device
@@ -463,11 +472,11 @@ def attribute_table(
 # %% ../nbs/60_evaluation.ipynb #ca952b48
 @torch.inference_mode()
 def leak_matrix(
-    model, # AttEBGAN, 64 pixels
+    model:'AttEBGAN', # 64 pixels
     n:int=200, # pairs of faces
     seed:int=0, # other faces
-    reader=None, # `AttributeClassifier`; None: that of drawn faces, shipped
-): # frame (switched on, read): mean change of the reader's probability; measured on the model's device
+    reader:'AttributeClassifier'=None, # None: that of drawn faces, shipped
+)->'pd.DataFrame': # (switched on, read): mean change of the reader's probability; measured on the model's device
     "Switch on block i, where B has it and A has not, and read every attribute j"
     import pandas as pd
     from ebgan_nb.classifier import drawn_reader
@@ -517,7 +526,7 @@ def _of_faces(model, n, seed, regions):
 # %% ../nbs/60_evaluation.ipynb #91654efd
 @command
 def main(
-    argv=None, # list of arguments; None: those of the command line
+    argv:list[str]=None, # arguments; None: those of the command line
 ):
     "ebgan_evaluate"
     args = parser().parse_args(argv)

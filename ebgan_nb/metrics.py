@@ -8,10 +8,11 @@ __all__ = ['EVAL_REGIONS', 'PAPER_EDIT', 'LEAKS', 'test_people', 'pairs', 'rende
            'bootstrap', 'retrieval_top1', 'swap_factors', 'leak', 'fidelity_metrics']
 
 # %% ../nbs/57_metrics.ipynb #55d318dd
+from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from .core import check_choice, generator, normalize, to_uint8
 from .portrait import FACTORS
 from .faces import People, region_factors, render, sample
 from .masks import composite
+
+if TYPE_CHECKING: from ebgan_nb.models import EBGAN
 
 # %% ../nbs/57_metrics.ipynb #7e12bdb1
 _TEST_SEED = 10**12 # seeds of test faces start here, beyond those that training draws from
@@ -36,13 +39,13 @@ def test_people(
 def pairs(
     n:int, # how many
     seed:int=0, # as for `test_people`
-)->tuple: # People and People
+)->tuple[People, People]: # sources, exemplars
     "Sources and exemplars; the first pairs of a larger n are the same"
     people = test_people(2*n, seed)
     return people[0::2], people[1::2]
 
 def render_normalized(
-    people:People,
+    people:People, # N faces
     size:int=64, # pixels
 )->torch.Tensor: # (N,3,size,size) in [-1,1]; on the CPU
     "Faces as the networks see them"
@@ -88,7 +91,7 @@ def poisson(
 
 # %% ../nbs/57_metrics.ipynb #0d486b52
 def _zero_code_edit(
-    model, # EBGAN
+    model:'EBGAN', # whose G completes A
     A:torch.Tensor, # (N,3,S,S) source in [-1,1]
     B:torch.Tensor, # not looked at
     M:torch.Tensor, # (N,1,S,S) or one for all, of 0/1
@@ -101,14 +104,14 @@ def _zero_code_edit(
 PAPER_EDIT = 'EBGAN, paper'
 
 def display_name(
-    model, # EBGAN or AttEBGAN
+    model:'EBGAN', # or AttEBGAN
 )->str:
     "The model's name in tables"
     return 'Att-EBGAN' if model.config.attributes else 'EBGAN'
 
 def with_baselines(
-    model=None, # EBGAN; None: the baselines alone
-)->dict: # {name: function of A, B, M that gives y}
+    model:'EBGAN'=None, # or AttEBGAN; None: the baselines alone
+)->dict[str, Callable]: # {name: function of A, B, M that gives y}
     "All that is compared, in the table's order"
     methods = {'source unchanged': lambda A, B, M: A, 'cut-and-paste': lambda A, B, M: composite(B, A, M)}
     methods['paste, colours matched'] = color_transfer_paste
@@ -175,7 +178,7 @@ def ssim(
 
 # %% ../nbs/57_metrics.ipynb #c7b625fe
 @lru_cache(maxsize=1)
-def lpips_metric(): # torchmetrics' LPIPS, or None
+def lpips_metric()->'torch.nn.Module | None': # torchmetrics' LPIPS
     "LPIPS with a backbone that lies on this disk; nothing is ever downloaded"
     if not (find_spec('torchmetrics') and find_spec('torchvision')): return None
     from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
@@ -193,7 +196,7 @@ def _lpips(
     d = lpips_metric().to(y.device).net(y.clamp(-1, 1), T).flatten()
     return _Ratio(d, torch.ones_like(d))
 
-def missing_extras()->list: # of lines
+def missing_extras()->list[str]: # lines
     "What cannot be measured here, and why"
     reasons = {'SSIM, LPIPS: pip install torchmetrics': not find_spec('torchmetrics'),
                'Poisson blending: pip install "opencv-python-headless<5"': not find_spec('cv2'),
@@ -230,7 +233,7 @@ def bootstrap(
     den:torch.Tensor=None, # (N,) denominators; None: 1
     n:int=1000, # draws
     seed:int=0, # of the draws
-)->tuple: # low, high; plain numbers, from any device
+)->tuple[float, float]: # low, high; plain numbers, from any device
     "95% interval of sum over sum, by drawing the faces again"
     num = num.detach().double().cpu()
     den = torch.ones_like(num) if den is None else den.detach().double().cpu()
@@ -255,8 +258,8 @@ def retrieval_top1(
 LEAKS = ('light', 'skin', 'rest') # what of the exemplar is changed
 
 def swap_factors(
-    people:People,
-    others:People, # as many
+    people:People, # that are changed
+    others:People, # as many, whose factors they get
     factors:str, # one of LEAKS
     region:str, # the region that is edited
 )->People:
@@ -284,7 +287,7 @@ def fidelity_metrics(
     A:torch.Tensor, # (N,3,H,W) source
     T:torch.Tensor, # (N,3,H,W) true edit
     M:torch.Tensor, # (N,1,H,W) or one for all, of 0/1
-)->dict: # {metric: Ratio}; on the device of all that is given
+)->dict[str, _Ratio]: # {metric: its ratio}; on the device of all that is given
     "All metrics that compare an edit with the truth"
     out = {'achieved change': achieved_change(y, A, T, M), 'PSNR': psnr(y, T, M), 'seam': seam(y, T, M)}
     if find_spec('torchmetrics'): out['SSIM'] = ssim(y, T, M)

@@ -51,7 +51,7 @@ def drawn_faces(
     seed:int, # of the people
     n_faces:int, # how many
     size:int=128, # pixels
-)->list: # of Face
+)->list[Face]: # named by seed and number
     "Synthetic faces to choose from"
     people = sample(n_faces, seed)
     size_is = '' if size==128 else f', {size}'
@@ -66,8 +66,8 @@ def square_landmarks(
     return [(round(p.real*size_px, 2), round(p.imag*size_px, 2)) for p in template_fractions('faces')]
 
 def landmarks_for(
-    face:Face,
-    editor:Editor,
+    face:Face, # to be edited, or followed
+    editor:Editor, # with the weights that are used
 )->list: # its landmarks; None: where the weights expect them
     "What an editor has to be told of a face"
     return None if editor.template=='faces' else square_landmarks(face.image.width)
@@ -108,7 +108,7 @@ def _region_of(settings): # 'mouth+nose', as `Editor.edit` takes it; '' if no re
     return '+'.join(r for r in REGIONS if r in settings.regions)
 
 def edit_mask(
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
     size_px:int, # pixels of the source
 )->np.ndarray: # (S, S) bool
     "The pixels that may change"
@@ -143,9 +143,9 @@ def _landmark_kwargs(settings, editor, lookup): # where the landmarks are, if th
 
 # %% ../nbs/71_session.ipynb #2f1d06fb
 def run_edit(
-    settings:EditSettings,
-    faces:dict, # {name: Face}
-    editor:Editor,
+    settings:EditSettings, # of the edit
+    faces:dict[str, Face], # by name
+    editor:Editor, # with the weights that are used
 )->Image.Image: # RGB
     "The edit that the settings describe"
     image = faces[settings.source].image
@@ -163,16 +163,16 @@ def _active(regions, painted_mask, size_px, size, template, attributes):
     return tuple(a for a, c in zip(attributes, counts) if c)
 
 def active_attributes(
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
     size_px:int, # pixels of the source
-    editor:Editor,
+    editor:Editor, # with the weights that are used
 )->tuple: # names
     "The attributes that an edit can change"
     if not editor.attributes: return ()
     return _active(settings.regions, settings.painted_mask, size_px, editor.size, editor.template, editor.attributes)
 
 def exemplar_of(
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
     attribute:str, # name
 )->str: # name of a Face
     "The face in which an attribute is read"
@@ -181,8 +181,8 @@ def exemplar_of(
 
 # %% ../nbs/71_session.ipynb #5ab06a13
 def true_edit(
-    settings:EditSettings,
-    faces:dict, # {name: Face}
+    settings:EditSettings, # of the edit
+    faces:dict[str, Face], # by name
 )->Image.Image: # None if it is not known
     "The edit that the renderer of drawn faces draws"
     own = dict(settings.region_exemplars)
@@ -216,9 +216,9 @@ _HOMES = {'Editor': 'editing', 'open_picture': 'images', 'open_upload': 'images'
           'square_landmarks': 'session'} # where the names of such a line live
 
 def to_python(
-    settings:EditSettings,
-    faces:dict, # {name: Face}
-    editor:Editor,
+    settings:EditSettings, # of the edit
+    faces:dict[str, Face], # by name
+    editor:Editor, # with the weights that are used
     weights:str='', # its name; '' for an editor of one's own
     mask:str='mask.png', # the file that holds what is painted
 )->str:
@@ -233,17 +233,17 @@ def to_python(
 
 # %% ../nbs/71_session.ipynb #165dd08c
 def png(
-    image:Image.Image,
-    texts:dict=None, # text chunks: {name: text}
+    image:Image.Image, # any mode that PNG holds
+    texts:dict[str, str]=None, # text chunks: {name: text}
 )->bytes:
     "A PNG, packed quickly, with notes and no other metadata"
     encode_image(image, out := io.BytesIO(), '.png', texts or {}, compress_level=1)
     return out.getvalue()
 
 def metadata(
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
     weights:str, # their name
-)->dict: # of text
+)->dict[str, str]: # text chunks
     "What a saved edit says of itself"
     chosen = {k: v for k, v in asdict(settings).items() if v!=getattr(EditSettings, k, None)}
     return provenance(None if settings.painted_mask else _region_of(settings), weights, Settings=json.dumps(chosen))
@@ -254,17 +254,17 @@ MAX_STEPS = 50 # of a history
 class History:
     "Settings one after the other, and a way back"
     def __init__(self,
-        first:EditSettings,
+        first:EditSettings, # where it begins
         max_steps:int=MAX_STEPS, # the oldest are forgotten
     ): self.entries, self.at, self.kind, self.max_steps = [first], 0, None, max_steps
 
     @property
-    def now(self): return self.entries[self.at]
+    def now(self)->EditSettings: return self.entries[self.at]
 
     def add(self,
         settings:EditSettings, # the next ones; what had been taken back is forgotten
         kind:str=None, # of change: one step back for all in a row of the same kind
-    ):
+    )->None:
         "One more step; nothing if it is the same again"
         if settings==self.now: return
         keep = self.at if kind and kind==self.kind and self.at else self.at + 1
@@ -273,7 +273,7 @@ class History:
 
     def goto(self,
         i:int, # number of a step; beyond the ends: the first or the last one
-    ):
+    )->None:
         "Point at another step"
         self.at, self.kind = min(max(0, i), len(self.entries) - 1), None
 
@@ -284,9 +284,9 @@ def _code_tile(x, scale): # PIL: the k maps of a (k, h, w) block side by side, b
     return Image.fromarray((250 + v.abs()*(ends[(v[..., 0] > 0).long()] - 250)).byte().numpy())
 
 def code_maps(
-    settings:EditSettings,
-    faces:dict, # {name: Face}
-    editor:Editor,
+    settings:EditSettings, # of the edit
+    faces:dict[str, Face], # by name
+    editor:Editor, # with the weights that are used
 )->list: # of (name of the block, before, after): PIL
     "The exemplar's code as E reads it, and what the decoder is told"
     S, image, B = editor.size, faces[settings.source].image, faces[settings.exemplar].image

@@ -26,7 +26,7 @@ from .geometry import three_points
 from .attributes import REGIONS
 from .editing import AutoEditor, Editor, is_photo
 from .session import active_attributes, code_maps, decode_mask, diff_heatmap, drawn_faces, edit_mask, EditSettings, encode_mask
-from .session import exemplar_of, History, landmarks_for, MAX_STEPS, metadata, png, run_edit, square_landmarks, to_python, true_edit
+from .session import exemplar_of, Face, History, landmarks_for, MAX_STEPS, metadata, png, run_edit, square_landmarks, to_python, true_edit
 from .widgets import before_after, box, button, ChunkedUpload, code_html, data_url, face_from_photo, figure, folder_faces
 from .widgets import LandmarkPicker, LandmarkTraits, maps_html, MEGABYTES, Painter, Rectangle, report_errors, Thumb
 from .widgets import thumbnail, titled, under_voila, UploadButton, uploaded, user_message
@@ -38,7 +38,7 @@ class Studio:
     "Edit faces by hand; the last line of a cell shows it"
     def __init__(self,
         weights:str=None, # name or path, as for `Editor.load`; or an Editor; None: for each source those that fit it
-        folder:str=None, # pictures to choose from, besides drawn faces
+        folder:str | Path=None, # pictures to choose from, besides drawn faces
         size:int=128, # pixels of drawn faces
         seed:int=2026, # of the first people
         n_faces:int=8, # drawn at a time
@@ -78,7 +78,7 @@ def is_photo(self:Studio,
 
 @patch
 def editor_of(self:Studio,
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
 )->Editor:
     "The editor for these settings: with weights that fit their source, if the studio may choose"
     if not self.chooser: return self.default_editor
@@ -105,7 +105,7 @@ def _shorten(known): # a dict in which the first ones are the oldest
 
 @patch
 def pictured(self:Studio,
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
 )->tuple: # result (PIL), its data URL, its thumbnail, and what went wrong or ''
     "The pictures of an edit"
     if settings not in self._pictures:
@@ -162,7 +162,7 @@ def _nothing_changed(settings, change, parts): # what to say then
     return f'{said}: as the network sees it, {others} has nothing else to give there. {advice}'
 
 @patch
-def remark(self:Studio)->tuple: # (text, kind)
+def remark(self:Studio)->tuple[str, str]: # (text, kind)
     "What there is to say when all is well"
     s, change = self.settings, self.change()
     parts = ' + '.join([*(r for r in REGIONS if r in s.regions), *['what is painted']*bool(s.painted_mask)])
@@ -293,8 +293,8 @@ def _forget(self:Studio, row): # all but the faces in a row of thumbnails, and t
 
 @patch
 def add_faces(self:Studio,
-    faces:list, # of Face
-):
+    faces:list[Face], # to be added
+)->None:
     "More faces to choose from"
     for f in faces:
         self.faces[f.name] = f
@@ -312,7 +312,7 @@ def add_faces(self:Studio,
 def say(self:Studio,
     text:str, # one sentence
     kind:str='', # 'wrong', 'note' or ''
-):
+)->None:
     "Say something on the page; nothing is asked for that, so nothing can go wrong"
     self.status = text
     weights = f'<div class=eb-weights>Weights used: {self._used}</div>'*bool(self.chooser)
@@ -402,8 +402,8 @@ def _show_film(self:Studio): # thumbnails of the last steps, and which way the h
 # %% ../nbs/73_studio.ipynb #2d4adc3c
 @patch
 def show(self:Studio,
-    remark:tuple=None, # (text, kind) to say instead of the usual
-):
+    remark:tuple[str, str]=None, # (text, kind) to say instead of the usual
+)->None:
     "The page as the history says: the result first, then what hangs on it"
     image, url, _, problem = self.pictured(self.settings)
     self._used = self.weights
@@ -433,9 +433,9 @@ def read_controls(self:Studio)->EditSettings:
 
 @patch
 def apply(self:Studio,
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
     kind:str=None, # of change, see `History.add`
-):
+)->None:
     "Other settings: into the history, and onto the page"
     self.history.add(settings, kind)
     self.show()
@@ -444,7 +444,7 @@ def apply(self:Studio,
 @report_errors
 def goto(self:Studio,
     i:int, # number of a step
-):
+)->None:
     "Back, or forward, in the history"
     self.history.goto(i)
     self.show()
@@ -455,7 +455,7 @@ def goto(self:Studio,
 def choose(self:Studio,
     source:str=None, # name of a Face
     exemplar:str=None, # name of a Face; for the region that is shown, if regions have their own
-):
+)->None:
     "Another face"
     s, own = self.settings, dict(self.settings.region_exemplars)
     if source:
@@ -468,7 +468,7 @@ def choose(self:Studio,
 @patch
 def draw_faces(self:Studio,
     seed:int=None, # of the people; None: the next one
-):
+)->None:
     "Other people to choose from"
     self.seed = self.seed + 1 if seed is None else seed
     new = drawn_faces(self.seed, self.n_faces, self.size)
@@ -478,7 +478,7 @@ def draw_faces(self:Studio,
 
 @patch
 @report_errors
-def new_faces(self:Studio):
+def new_faces(self:Studio)->None:
     "Other people, as the button draws them"
     self.draw_faces()
 
@@ -507,7 +507,8 @@ def _points_moved(self:Studio, change): # the three points were moved
 @patch
 def _receive(self:Studio, name, data): # one file; what there is to say of it
     if data is None: raise WrongInput(f'{name}: the file is larger than {MEGABYTES} MB. Make it smaller, then choose it again.')
-    if self.received >= _PICTURES: raise WrongInput(f'{name}: {_PICTURES} pictures of yours are here already. Open the page anew for others.')
+    if self.received >= _PICTURES:
+        raise WrongInput(f'{name}: {_PICTURES} of your pictures are already here. Open the page anew to add others.')
     self.say(f'Looking at {name} ...')
     face, remark = uploaded(data, name, self.default_editor, by_hand=self.draggable)
     self.received += 1
@@ -523,7 +524,7 @@ def upload(self:Studio,
     name:str, # of the file
     data:bytes, # None if it was too large to be sent
     more:int=0, # files that are still to come with it
-):
+)->None:
     "A picture of the user's becomes the source"
     try: said = self._receive(name, data), 'note'
     except Exception as e: said = user_message(e), 'wrong'
@@ -536,7 +537,7 @@ def upload(self:Studio,
 
 @patch
 def add_folder(self:Studio,
-    folder:str, # of pictures
+    folder:str | Path, # of pictures
 )->str: # what is to be said about files that are no good
     "The pictures of a folder, those that are not here yet"
     good, bad = folder_faces(folder, self.default_editor)
@@ -547,7 +548,7 @@ def add_folder(self:Studio,
 
 @patch
 @report_errors
-def open_folder(self:Studio):
+def open_folder(self:Studio)->None:
     "Those of the folder in the field"
     folder = self.folder.value.strip()
     if not folder: raise WrongInput('Which folder? Write its path in the field first, such as ~/Pictures.')
@@ -558,7 +559,7 @@ def open_folder(self:Studio):
 
 # %% ../nbs/73_studio.ipynb #9ae6bfc2
 @patch
-def files(self:Studio)->dict: # {name: bytes}
+def files(self:Studio)->dict[str, bytes]: # by name
     "The edit as files: the picture, the mask if something is painted, the whole photograph if the face was cut from one"
     image, _, _, problem = self.pictured(self.settings)
     if problem: raise WrongInput(problem)
@@ -571,8 +572,8 @@ def files(self:Studio)->dict: # {name: bytes}
 
 @patch
 def save(self:Studio,
-    folder:str='.', # where
-)->list: # paths
+    folder:str | Path='.', # where
+)->list[Path]: # of the files
     "Write the edit's files"
     paths = [(Path(folder)/name, data) for name, data in self.files().items()]
     for path, data in paths:
@@ -581,7 +582,7 @@ def save(self:Studio,
 
 @patch
 @report_errors
-def hand_over(self:Studio):
+def hand_over(self:Studio)->None:
     "The edit's files as downloads"
     given = [(name, data_url(data)) for name, data in self.files().items()]
     self.painter.download = json.dumps(given)

@@ -15,6 +15,7 @@ import io
 import os
 import secrets
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as W
@@ -91,11 +92,11 @@ MEGABYTES = 20 # of an uploaded file, at most
 class ChunkedUpload:
     "A file that arrives piece by piece"
     def __init__(self,
-        take:callable, # what becomes of it: a function of name, bytes, and how many are still to come
+        take:Callable[[str, bytes, int], None], # what becomes of it: a function of name, bytes, and how many are still to come
         megabytes:int=MEGABYTES, # at most
     ): self.take, self.megabytes, self.texts = take, megabytes, []
 
-    def __call__(self, widget, message, buffers=None):
+    def __call__(self, widget:W.Widget, message:dict, buffers:list=None)->None:
         "One message from the browser"
         if 'text' in message: self.texts = [*self.texts, message['text']] if message['at'] else [message['text']]
         size = message.get('size', sum(map(len, self.texts))*3/4) # bytes
@@ -119,7 +120,7 @@ def face_from_photo(
     image:Image.Image, # RGB: the photograph
     points:list, # landmarks in its pixels, five or three
     code:str, # the Python expression that makes `image`
-    editor:Editor,
+    editor:Editor, # whose size says how much detail is kept
 )->Face:
     "The face of a photograph, at a size that keeps its detail"
     portrait = AlignedFace(image, points)
@@ -134,10 +135,10 @@ def _default_points(size): # three points (x, y), both eyes and the middle of th
 def uploaded(
     data:bytes, # of a file
     name:str, # of the file
-    editor:Editor,
-    path:str=None, # where Python finds it again; None: under its name
+    editor:Editor, # that will edit it
+    path:str | Path=None, # where Python finds it again; None: under its name
     by_hand:bool=False, # can the user move the points, if no face is found?
-)->tuple: # Face, and a remark to make, or ''
+)->tuple[Face, str]: # and a remark to make, or ''
     "A picture of the user's, as a face to choose from; `WrongInput` in one sentence"
     image, code = open_upload(data, name), f'open_upload(open({str(path or name)!r}, "rb").read())'
     small_square = image.width==image.height and image.width <= _MAX_SIDE
@@ -173,10 +174,10 @@ def under_voila()->bool:
     return any(k.startswith('VOILA_') for k in os.environ)
 
 def folder_faces(
-    folder:str, # a folder of pictures; ~ is the user's home
-    editor:Editor,
+    folder:str | Path, # a folder of pictures; ~ is the user's home
+    editor:Editor, # that will edit them
     max_faces:int=24, # pictures
-)->tuple: # list of Face, list of sentences about files that are no good
+)->tuple[list[Face], list[str]]: # and a sentence for each file that is of no use
     "The user's own pictures, to choose from"
     good, bad, path = [], [], Path(folder).expanduser()
     if not path.is_dir(): raise WrongInput(f'{folder}: there is no such folder')
@@ -241,7 +242,7 @@ def thumbnail(
 class Thumb:
     "A button that shows a picture"
     def __init__(self,
-        press:callable, # what happens when it is pressed: a function without arguments
+        press:Callable[[], None], # what happens when it is pressed
     ):
         self.style, self.button, self.key = W.HTML(), W.Button(), f'eb-{secrets.token_hex(6)}'
         for c in ('eb-face', self.key): self.button.add_class(c)
@@ -251,7 +252,7 @@ class Thumb:
         url:str, # data URL; '' hides the button
         name:str='', # what it shows
         on:bool=False, # is it the chosen one?
-    ):
+    )->None:
         "Another picture"
         self.style.value, self.name = f'<style>.{self.key}{{background-image:url({url})}}</style>', name
         self.button.description = name
@@ -260,7 +261,7 @@ class Thumb:
 
     def mark(self,
         on:bool, # is it the chosen one?
-    ):
+    )->None:
         "Chosen, or not"
         self.button.tooltip = self.name + ' (chosen)'*on
         self._class('eb-on', on)
@@ -268,7 +269,7 @@ class Thumb:
     def _class(self, name, wanted):
         if wanted!=(name in self.button._dom_classes): (self.button.add_class if wanted else self.button.remove_class)(name)
 
-    def close(self):
+    def close(self)->None:
         "Gone from kernel and page: a widget lives until it is closed"
         for w in (self.style, self.button):
             for part in (w.layout, w.style, w): part.close()
@@ -277,7 +278,7 @@ class Thumb:
 def button(
     text:str, # on it
     tip:str, # what it does
-    press:callable, # without arguments
+    press:Callable[[], None], # what happens then
     icon:str='', # of Font Awesome
 )->W.Button:
     "A button"
@@ -287,7 +288,7 @@ def button(
 
 def box(
     kind:str, # of the style sheet, such as 'eb-row'
-    *children:W.Widget,
+    *children:W.Widget, # what is in it
 )->W.Box:
     "Widgets in a box that the style sheet knows"
     b = W.Box(children)
@@ -296,7 +297,7 @@ def box(
 
 def titled(
     title:str, # a line of HTML
-    *children:W.Widget,
+    *children:W.Widget, # what is below it
 )->W.VBox:
     "Widgets below a title"
     return W.VBox([W.HTML(f'<h3>{title}</h3>'), *children])
@@ -324,7 +325,7 @@ def maps_html(
 
 # %% ../nbs/72_widgets.ipynb #0f1a8882
 def user_message(
-    e:Exception,
+    e:Exception, # what was raised
 )->str:
     "What went wrong, in one sentence for the page; a visitor is told no details, which may hold paths"
     if isinstance(e, WrongInput): return str(e)
@@ -333,8 +334,8 @@ def user_message(
     return f"That did not work, and it should have{'' if under_voila() else f' ({type(e).__name__}: {e})'}. The page goes on."
 
 def report_errors(
-    fn:callable, # a method of `Studio` that answers to a control
-)->callable:
+    fn:Callable, # a method of `Studio` that answers to a control
+)->Callable:
     "The same, but mistakes become a sentence on the page"
     @functools.wraps(fn)
     def safe(self, *args, **kwargs):

@@ -6,7 +6,9 @@
 __all__ = ['edits', 'measure', 'traces', 'main']
 
 # %% ../../nbs/63_forensics.ipynb #e8d054b6
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,14 +23,19 @@ from ..masks import composite, region_mask, feather
 from ..metrics import bootstrap, with_baselines, ratio_of_sums, boundary_gradient
 from ..weights import find_weights, load_weights
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from ebgan_nb.cache import ImageCache
+    from ebgan_nb.models import EBGAN
+
 # %% ../../nbs/63_forensics.ipynb #a8e9f01d
 def edits(
-    f, # a method: a function of A, B, M that gives y
-    pictures, # `ImageCache`
+    f:Callable, # a method: a function of A, B, M that gives y
+    pictures:'ImageCache', # from `load_cache`
     region:str, # its name
-    idxs, # int array (n,): sources, and exemplars for each other
+    idxs:np.ndarray, # int (n,): sources, and exemplars for each other
     seed:int=0, # who follows whom
-)->tuple: # y and A, uint8 (n,3,S,S), and M, (n,1,S,S) of 0/1
+)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # y and A, uint8 (n,3,S,S), and M, (n,1,S,S) of 0/1
     "Edits of pictures, rounded to bytes as in a file, each after another one of them"
     order = torch.randperm(len(idxs), generator=generator(seed, 'traces')).numpy()
     other, out = np.empty_like(order), []
@@ -41,10 +48,10 @@ def edits(
 
 # %% ../../nbs/63_forensics.ipynb #545cc486
 def region_box(
-    pictures, # `ImageCache`
+    pictures:'ImageCache', # from `load_cache`
     region:str, # its name
     margin:int=4, # pixels around it
-)->tuple: # two slices: rows and columns
+)->tuple[slice, slice]: # rows and columns
     "Where a region lies on average, with some margin: a box whose sides are multiples of 8"
     M, S, box = region_mask(region, None, pictures.size, pictures.template)[0, 0] > 0, pictures.size, []
     for v in (M.any(1), M.any(0)):
@@ -86,10 +93,10 @@ def train_detector(
 
 @torch.inference_mode()
 def detection_accuracy(
-    D, # from `train_detector`
+    D:nn.Module, # from `train_detector`
     edited:torch.Tensor, # (n,3,h,w) in [-1,1], of people it has not seen
     untouched:torch.Tensor, # (k,3,h,w)
-)->tuple: # value, low, high, and of how many pictures
+)->tuple[float, float, float, int]: # value, low, high, and of how many pictures
     "How often the detector is right, and the 95% interval; .5 is chance"
     score = lambda x: torch.cat([D(part)[:, 0] for part in x.split(100)])
     right = torch.cat([score(edited) > 0, score(untouched) <= 0]).float()
@@ -122,14 +129,14 @@ VIEWS = {'all': lambda x, M: x, 'fine': lambda x, M: 2*(x - blurred(x, 1.)), 'co
 
 # %% ../../nbs/63_forensics.ipynb #4e940e2a
 def measure(
-    methods:dict, # {name: function of A, B, M}
-    pictures, # `ImageCache`
-    regions, # names
-    views=('all',), # of VIEWS
+    methods:dict[str, Callable], # {name: function of A, B, M}
+    pictures:'ImageCache', # from `load_cache`
+    regions:Sequence[str], # names
+    views:Sequence[str]=('all',), # of VIEWS
     n:int=5000, # training pictures: half are edited, the others stay as they are
     epochs:int=5, # of each detector
     seed:int=0, # of pairs and detectors
-): # frame: region, method, view, told apart, low, high, pictures
+)->'pd.DataFrame': # region, method, view, told apart, low, high, pictures
     "How often a detector that was trained for it tells the edits of a method from untouched pictures"
     import pandas as pd
     train, test, rows = pictures.split('train')[:n], np.concatenate([pictures.split('valid'), pictures.split('test')]), []
@@ -149,7 +156,7 @@ def measure(
 def traces(
     x:torch.Tensor, # (N,3,H,W) in [-1,1]
     M:torch.Tensor, # (N,1,H,W) of 0/1
-)->dict: # {name: (N,)}
+)->dict[str, torch.Tensor]: # {name: (N,)}
     "What may give an edit away, a number a picture"
     r = x - blurred(x, 1.)
     squares = lambda v, M: (v.square()*M).sum((1, 2, 3))
@@ -161,11 +168,11 @@ def traces(
 
 # %% ../../nbs/63_forensics.ipynb #776efe26
 def trace_table(
-    methods:dict, # {name: function of A, B, M}
-    pictures, # `ImageCache`
-    regions, # names
+    methods:dict[str, Callable], # {name: function of A, B, M}
+    pictures:'ImageCache', # from `load_cache`
+    regions:Sequence[str], # names
     seed:int=0, # of pairs
-): # frame: a row a region and method, a column a trace; 1 = as in untouched pictures
+)->'pd.DataFrame': # a row for each region and method, a column for each trace; 1 = as in untouched pictures
     "The traces of edits, relative to those of the same pictures untouched"
     import pandas as pd
     test, rows = np.concatenate([pictures.split('valid'), pictures.split('test')]), {}
@@ -191,9 +198,9 @@ def detail_transfer(
 
 # %% ../../nbs/63_forensics.ipynb #088dcb26
 def compared_methods(
-    model, # EBGAN
-)->dict: # {name: function of A, B, M}
-    "Rivals, the model, and the model with grafted detail"
+    model:'EBGAN', # whose edits are looked at
+)->dict[str, Callable]: # {name: function of A, B, M}
+    "Baselines, the model, and the model with grafted detail"
     ours = partial(model.edit, noise_floor=0.)
     simple = {k: f for k, f in with_baselines().items() if k in ('cut-and-paste', 'Poisson blending')}
     return simple | {'EBGAN': ours, 'EBGAN, grafted': lambda A, B, M: detail_transfer(ours(A, B, M), A, B, M)}
@@ -201,7 +208,7 @@ def compared_methods(
 # %% ../../nbs/63_forensics.ipynb #c8c1fd1e
 @command
 def main(
-    argv=None, # list of arguments; None: those of the command line
+    argv:list[str]=None, # arguments; None: those of the command line
 ):
     "python -m ebgan_nb.experiments.forensics"
     p = Parser('ebgan_nb.experiments.forensics', description='Train detectors of edits, and print how often each is right.')
