@@ -7,7 +7,7 @@ __all__ = ['find_faces', 'AlignedFace', 'is_photograph']
 
 # %% ../nbs/65_detection.ipynb #64d6be94
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from .geometry import estimate_similarity, five_landmarks, LANDMARK_ORDER, MIN_S
 from .geometry import template_fractions, warp_tensor
 from .images import on_white
 from .weights import load_weights
+
+if TYPE_CHECKING: from PIL.Image import Image
 
 # %% ../nbs/65_detection.ipynb #ec17778c
 BOX_LANDMARKS = np.array([.300 + .392j, .690 + .392j, .494 + .635j, .318 + .806j, .667 + .806j]) # in the cascade's square, as x + iy

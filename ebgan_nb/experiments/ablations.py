@@ -123,7 +123,7 @@ def missing(
     seeds:int=3, # a row for each of the seeds 0, 1 ...
     study:str='ebgan', # one of STUDIES
 )->list: # of (arm, seed): all arms with seed 0 first
-    "What is not in the table yet"
+    "What is not yet in the table"
     there = set(zip(done.arm, done.seed))
     return [(arm, seed) for seed in range(seeds) for arm in STUDIES[study].arms if (arm, seed) not in there]
 
@@ -131,7 +131,7 @@ def read_table(
     path:str | Path, # a .csv file
     study:str='ebgan', # one of STUDIES
 )->'pd.DataFrame': # empty when there is no file
-    "Rows of earlier calls"
+    "The rows of earlier calls"
     import pandas as pd
     columns = KEY + STUDIES[study].columns
     if not Path(path).exists(): return pd.DataFrame(columns=columns)
@@ -168,7 +168,7 @@ def main(
     "python -m ebgan_nb.experiments.ablations"
     p = Parser('ebgan_nb.experiments.ablations', description='Train and measure the arms that are missing in a table.')
     p.add_argument('--out', required=True, type=Path, metavar='OUT.csv', help='the table, which grows')
-    p.add_argument('--arms', type=int, dest='max_arms', metavar='N', help='so many, then stop (default: all that are missing)')
+    p.add_argument('--arms', type=int, dest='max_arms', metavar='N', help='stop after so many (default: all that are missing)')
     p.add_argument('--study', default='ebgan', choices=list(STUDIES), help='which arms (default: %(default)s)')
     p.add_argument('--batches', type=int, help="of an arm (default: the study's)")
     args = p.parse_args(argv)
