@@ -69,7 +69,7 @@ def landmarks_for(
     face:Face, # to be edited, or followed
     editor:Editor, # with the weights that are used
 )->list: # its landmarks; None: where the weights expect them
-    "What an editor has to be told of a face"
+    "The landmarks that an editor has to be told"
     return None if editor.template=='faces' else square_landmarks(face.image.width)
 
 # %% ../nbs/71_session.ipynb #dbb2e0a3
@@ -77,9 +77,9 @@ def landmarks_for(
 class EditSettings:
     "All that decides one edit"
     source:str # name of the Face to be edited
-    exemplar:str # name of the Face to be followed
-    regions:tuple = ('mouth',) # that are filled in
-    painted_mask:str = '' # what is painted besides, see `encode_mask`
+    exemplar:str # name of the Face to take it from
+    regions:tuple = ('mouth',) # names of the regions that are filled in
+    painted_mask:str = '' # what is painted in addition, see `encode_mask`
     region_exemplars:tuple = () # ((region, name of a Face), ...): exemplars of their own
     excluded:tuple = () # attributes that are not taken over
     others:str = 'absent' # what becomes of those: 'absent', or as in the 'source'
@@ -104,7 +104,7 @@ def decode_mask(
     return bits[:size_px**2].reshape(size_px, size_px).astype(bool) if text else np.zeros((size_px, size_px), bool)
 
 # %% ../nbs/71_session.ipynb #85a78dd3
-def _region_of(settings): # 'mouth+nose', as `Editor.edit` takes it; '' if no region is pressed
+def _region_of(settings): # 'mouth+nose', as `Editor.edit` takes it; '' if no region is selected
     return '+'.join(r for r in REGIONS if r in settings.regions)
 
 def edit_mask(
@@ -184,7 +184,7 @@ def true_edit(
     settings:EditSettings, # of the edit
     faces:dict[str, Face], # by name
 )->Image.Image: # None if it is not known
-    "The edit that the renderer of drawn faces draws"
+    "The true edit, as the renderer of drawn faces draws it"
     own = dict(settings.region_exemplars)
     pairs = [(r, faces[own.get(r, settings.exemplar)].person) for r in REGIONS if r in settings.regions]
     person = faces[settings.source].person
@@ -200,7 +200,7 @@ def diff_heatmap(
     before:Image.Image, # RGB
     after:Image.Image, # likewise, of the same size
 )->Image.Image: # RGB
-    "Where two pictures differ: from black over red and yellow to white, on the first one in grey"
+    "Where two pictures differ: from black through red and yellow to white, over the first one in grey"
     d = np.abs(np.asarray(after, np.int16) - np.asarray(before)).max(-1)/96
     stops = (0, 200, 255, 255), (0, 30, 190, 255), (0, 60, 40, 255) # red, green, blue
     colour = np.stack([np.interp(d, (0, .33, .66, 1), s) for s in stops], -1)
@@ -213,13 +213,13 @@ class _RawCode(str):
     __repr__ = str.__str__
 
 _HOMES = {'Editor': 'editing', 'open_picture': 'images', 'open_upload': 'images', 'AlignedFace': 'detection', 'drawn_face': 'session',
-          'square_landmarks': 'session'} # where the names of such a line live
+          'square_landmarks': 'session'} # where the names in such a line are defined
 
 def to_python(
     settings:EditSettings, # of the edit
     faces:dict[str, Face], # by name
     editor:Editor, # with the weights that are used
-    weights:str='', # its name; '' for an editor of one's own
+    weights:str='', # their name; '' for an editor that has none
     mask:str='mask.png', # the file that holds what is painted
 )->str:
     "One line of Python that makes the same edit, as `y`"
@@ -236,7 +236,7 @@ def png(
     image:Image.Image, # any mode that PNG holds
     texts:dict[str, str]=None, # text chunks: {name: text}
 )->bytes:
-    "A PNG, packed quickly, with notes and no other metadata"
+    "A PNG, quickly compressed, with these texts and no other metadata"
     encode_image(image, out := io.BytesIO(), '.png', texts or {}, compress_level=1)
     return out.getvalue()
 
@@ -244,7 +244,7 @@ def metadata(
     settings:EditSettings, # of the edit
     weights:str, # their name
 )->dict[str, str]: # text chunks
-    "What a saved edit says of itself"
+    "What a saved edit says about itself"
     chosen = {k: v for k, v in asdict(settings).items() if v!=getattr(EditSettings, k, None)}
     return provenance(None if settings.painted_mask else _region_of(settings), weights, Settings=json.dumps(chosen))
 
@@ -252,7 +252,7 @@ def metadata(
 MAX_STEPS = 50 # of a history
 
 class History:
-    "Settings one after the other, and a way back"
+    "Settings one after the other, to go back and forth in"
     def __init__(self,
         first:EditSettings, # where it begins
         max_steps:int=MAX_STEPS, # the oldest are forgotten
@@ -262,10 +262,10 @@ class History:
     def now(self)->EditSettings: return self.entries[self.at]
 
     def add(self,
-        settings:EditSettings, # the next ones; what had been taken back is forgotten
-        kind:str=None, # of change: one step back for all in a row of the same kind
+        settings:EditSettings, # the next ones; what was undone is forgotten
+        kind:str=None, # of change: consecutive ones of the same kind count as one step
     )->None:
-        "One more step; nothing if it is the same again"
+        "One more step, if anything has changed"
         if settings==self.now: return
         keep = self.at if kind and kind==self.kind and self.at else self.at + 1
         self.entries = [*self.entries[:keep], settings][-self.max_steps:]
@@ -288,7 +288,7 @@ def code_maps(
     faces:dict[str, Face], # by name
     editor:Editor, # with the weights that are used
 )->list: # of (name of the block, before, after): PIL
-    "The exemplar's code as E reads it, and what the decoder is told"
+    "The exemplar's code as E reads it, and as the decoder gets it"
     S, image, B = editor.size, faces[settings.source].image, faces[settings.exemplar].image
     side, square = image.width, (0, 0, S, S)
     pair = [faces[n] for n in (settings.source, settings.exemplar)]

@@ -32,18 +32,18 @@ from .widgets import LandmarkPicker, LandmarkTraits, maps_html, MEGABYTES, Paint
 from .widgets import thumbnail, titled, under_voila, UploadButton, uploaded, user_message
 
 # %% ../nbs/73_studio.ipynb #f9f48047
-_PICTURES = 12 # of a user's own, at most
+_PICTURES = 12 # uploads, at most
 
 class Studio:
     "Edit faces by hand; the last line of a cell shows it"
     def __init__(self,
-        weights:str=None, # name or path, as for `Editor.load`; or an Editor; None: for each source those that fit it
+        weights:str=None, # name or path, as for `Editor.load`; or an Editor; None: those that fit each source
         folder:str | Path=None, # pictures to choose from, besides drawn faces
         size:int=128, # pixels of drawn faces
-        seed:int=2026, # of the first people
+        seed:int=2026, # of the first faces
         n_faces:int=8, # drawn at a time
         painter:type=None, # a class such as `Rectangle`; None: `Painter`, where anywidget is there
-        disk:bool=None, # may the page open folders of this machine? None: unless Voila serves it to others
+        disk:bool=None, # may the page open folders on this machine? None: unless Voila serves it to others
     ):
         self._know(weights, size, n_faces, disk)
         self._make_controls((painter or Painter or Rectangle)())
@@ -54,10 +54,10 @@ class Studio:
         self.history, self.busy = History(EditSettings(names[1 % len(names)], names[2 % len(names)])), False
         self.show(problems and (problems, 'note'))
 
-    def _know(self, weights=None, size=128, n_faces=8, disk=None): # all but the page
+    def _know(self, weights=None, size=128, n_faces=8, disk=None): # everything but the page
         self.chooser = AutoEditor(weights=('faces-att', 'celeba')) if weights is None else None
         self.weights_name = '' if hasattr(weights, 'edit') else str(weights)
-        if self.chooser: self.default_editor = self.chooser.editor_for(False) # its attributes stand on the page
+        if self.chooser: self.default_editor = self.chooser.editor_for(False) # its attributes are on the page
         else: self.default_editor = weights if hasattr(weights, 'edit') else Editor.load(weights)
         self.size, self.n_faces, self.faces, self.history, self.busy = size, n_faces, {}, None, True
         self.received, self.disk = 0, not under_voila() if disk is None else disk # pictures that were uploaded
@@ -80,7 +80,7 @@ def is_photo(self:Studio,
 def editor_of(self:Studio,
     settings:EditSettings, # of the edit
 )->Editor:
-    "The editor for these settings: with weights that fit their source, if the studio may choose"
+    "The editor for these settings, with weights that fit their source if the studio may choose"
     if not self.chooser: return self.default_editor
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # the page says it, see `remark`
@@ -100,7 +100,7 @@ def name(self:Studio)->str: return f'edit-{zlib.crc32(repr(self.settings).encode
 def draggable(self:Studio)->bool: return isinstance(self.pins, LandmarkTraits)
 
 # %% ../nbs/73_studio.ipynb #77177ab7
-def _shorten(known): # a dict in which the first ones are the oldest
+def _shorten(known): # a dictionary whose first entries are the oldest
     while len(known) > MAX_STEPS: del known[next(iter(known))]
 
 @patch
@@ -132,7 +132,7 @@ def true_edit(self:Studio)->Image.Image:
 @patch
 def reading(self:Studio,
     attribute:str, # name
-)->float: # how sure C is that it is there
+)->float: # C's probability that it is there
     "What C reads in the exemplar"
     name = exemplar_of(self.settings, attribute)
     if name not in self._readings:
@@ -159,11 +159,11 @@ def _nothing_changed(settings, change, parts): # what to say then
     if settings.strength < .2: return f'{said}: a strength of {settings.strength:.2f} leaves it as it is.'
     others = ' and '.join(sorted(_names(settings) - {settings.source})) or settings.source
     advice = f"Press another exemplar{', or take more attributes'*bool(settings.excluded)}."
-    return f'{said}: as the network sees it, {others} has nothing else to give there. {advice}'
+    return f'{said}: as the network sees it, {others} has nothing different to give there. {advice}'
 
 @patch
 def remark(self:Studio)->tuple[str, str]: # (text, kind)
-    "What there is to say when all is well"
+    "What the page says when all is well"
     s, change = self.settings, self.change()
     parts = ' + '.join([*(r for r in REGIONS if r in s.regions), *['what is painted']*bool(s.painted_mask)])
     if change.size and (change > 8).mean() < .01: return _nothing_changed(s, change, parts), 'note' # nobody sees that
@@ -213,12 +213,12 @@ def _changed(self:Studio, change): # a control was moved
 
 @patch
 @report_errors
-def _redraw(self:Studio): # only what is shown is another
+def _redraw(self:Studio): # only the view is another
     if not self.busy: self.show()
 
 # %% ../nbs/73_studio.ipynb #b4923687
 @patch
-def _make_buttons(self:Studio): # what does something at once
+def _make_buttons(self:Studio): # whatever acts at once
     self.undo_button = button('Undo', 'One step back', lambda: self.goto(self.history.at - 1), 'undo')
     self.redo_button = button('Redo', 'One step forward again', lambda: self.goto(self.history.at + 1), 'repeat')
     self.save_button = button('Save PNG', 'Hand the picture over, with a note that it is edited', lambda: self.hand_over(), 'download')
@@ -235,7 +235,7 @@ def _make_buttons(self:Studio): # what does something at once
 def _piece(self:Studio, pieces, *message): pieces(*message)
 
 @patch
-def _uploader(self:Studio): # the button for pictures of one's own
+def _uploader(self:Studio): # the button for uploads
     pieces = ChunkedUpload(lambda *file: self.upload(*file))
     if isinstance(self.painter, Rectangle):
         w = W.FileUpload(accept='image/*', multiple=True, description='Upload ...')
@@ -281,7 +281,7 @@ def _place(self:Studio): # everything at its place
 
 # %% ../nbs/73_studio.ipynb #bc7e0adf
 @patch
-def _forget(self:Studio, row): # all but the faces in a row of thumbnails, and those that a step of the history needs
+def _forget(self:Studio, row): # all faces but those in a row of thumbnails and those that a step of the history needs
     for n in self.thumbs.keys() - row:
         for t in self.thumbs.pop(n): t.close()
     needed = {*row}.union(*map(_names, self.history.entries))
@@ -313,13 +313,13 @@ def say(self:Studio,
     text:str, # one sentence
     kind:str='', # 'wrong', 'note' or ''
 )->None:
-    "Say something on the page; nothing is asked for that, so nothing can go wrong"
+    "Say something on the page; nothing is computed for it, so nothing can go wrong"
     self.status = text
     weights = f'<div class=eb-weights>Weights used: {self._used}</div>'*bool(self.chooser)
     self.message.value = f'<div class="eb-said {kind and "eb-" + kind}" role=status>{html.escape(text)}</div>{weights}'
 
 @patch
-def _show_source(self:Studio): # the painter: its picture, the regions that are pressed, what is painted
+def _show_source(self:Studio): # the painter: its picture, the selected regions, what is painted
     p, s, self.busy = self.painter, self.settings, True
     try:
         with p.hold_sync():
@@ -404,7 +404,7 @@ def _show_film(self:Studio): # thumbnails of the last steps, and which way the h
 def show(self:Studio,
     remark:tuple[str, str]=None, # (text, kind) to say instead of the usual
 )->None:
-    "The page as the history says: the result first, then what hangs on it"
+    "The page as the history says: the result first, then what depends on it"
     image, url, _, problem = self.pictured(self.settings)
     self._used = self.weights
     self.views['result'].value = before_after(self.url(self.settings.source), url)
@@ -423,7 +423,7 @@ def show(self:Studio,
 def read_controls(self:Studio)->EditSettings:
     "What the controls say"
     s = self.settings
-    decode_mask(self.painter.painted, self.side) # what does not fit is refused here
+    decode_mask(self.painter.painted, self.side) # a mask that does not fit is refused here
     read = {a: self.reading(a) > .5 for a in self.default_editor.attributes}
     return replace(s, regions=tuple(r for r, b in self.regions.items() if b.value), painted_mask=self.painter.painted,
         region_exemplars=s.region_exemplars if self.per_region.value else (), others=self.others.value,
@@ -467,9 +467,9 @@ def choose(self:Studio,
 
 @patch
 def draw_faces(self:Studio,
-    seed:int=None, # of the people; None: the next one
+    seed:int=None, # of the faces; None: the next one
 )->None:
-    "Other people to choose from"
+    "Other drawn faces to choose from"
     self.seed = self.seed + 1 if seed is None else seed
     new = drawn_faces(self.seed, self.n_faces, self.size)
     self.add_faces(new)
@@ -479,7 +479,7 @@ def draw_faces(self:Studio,
 @patch
 @report_errors
 def new_faces(self:Studio)->None:
-    "Other people, as the button draws them"
+    "Other drawn faces, for the button"
     self.draw_faces()
 
 # %% ../nbs/73_studio.ipynb #57d08d77
@@ -490,7 +490,7 @@ def _named(self:Studio, face): # the face, under a name that no other has
     return replace(face, name=name)
 
 @patch
-def _take(self:Studio, face, instead=None): # a face of the user's as the source; `instead` of one whose points were moved
+def _take(self:Studio, face, instead=None): # an uploaded face as the source, `instead` of one whose points were moved
     face = self._named(face)
     self._removed.add(instead)
     self.add_faces([face])
@@ -505,7 +505,7 @@ def _points_moved(self:Studio, change): # the three points were moved
     self._take(face_from_photo(name, f.portrait.image, points, f.whole, self.default_editor), instead=f.name)
 
 @patch
-def _receive(self:Studio, name, data): # one file; what there is to say of it
+def _receive(self:Studio, name, data): # one file; what there is to say about it
     if data is None: raise WrongInput(f'{name}: the file is larger than {MEGABYTES} MB. Make it smaller, then choose it again.')
     if self.received >= _PICTURES:
         raise WrongInput(f'{name}: {_PICTURES} of your pictures are already here. Open the page anew to add others.')
@@ -525,21 +525,21 @@ def upload(self:Studio,
     data:bytes, # None if it was too large to be sent
     more:int=0, # files that are still to come with it
 )->None:
-    "A picture of the user's becomes the source"
+    "An uploaded picture becomes the source"
     try: said = self._receive(name, data), 'note'
     except Exception as e: said = user_message(e), 'wrong'
     self._messages.append(said)
     if more: return
     said, self._messages, always = self._messages, [], self.remark()
-    if not any(t for t, _ in said): return # `show` has said all there is to say
+    if not any(t for t, _ in said): return # `show` has said everything
     if always[1] and any(kind=='note' for _, kind in said): said.append(always)
     self.say(_sentences(t for t, _ in said), max(kind for _, kind in said))
 
 @patch
 def add_folder(self:Studio,
     folder:str | Path, # of pictures
-)->str: # what is to be said about files that are no good
-    "The pictures of a folder, those that are not here yet"
+)->str: # a sentence for each file that is of no use
+    "Add the pictures of a folder that are not here yet"
     good, bad = folder_faces(folder, self.default_editor)
     known = {f.code for f in self.faces.values()}
     self.add_faces([self._named(f) for f in good if f.code not in known])
@@ -549,7 +549,7 @@ def add_folder(self:Studio,
 @patch
 @report_errors
 def open_folder(self:Studio)->None:
-    "Those of the folder in the field"
+    "Add the pictures of the folder in the field"
     folder = self.folder.value.strip()
     if not folder: raise WrongInput('Which folder? Write its path in the field first, such as ~/Pictures.')
     self.say(f'Looking at the pictures of {folder} ...')

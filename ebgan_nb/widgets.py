@@ -40,8 +40,8 @@ class Paintable(T.HasTraits):
     image = T.Unicode('').tag(sync=True) # of the source, a data URL
     alt = T.Unicode('source').tag(sync=True) # its name
     side = T.Int(1).tag(sync=True) # its pixels
-    region = T.Unicode('').tag(sync=True) # the regions that are pressed, see `encode_mask`
-    painted = T.Unicode('').tag(sync=True) # what is painted besides
+    region = T.Unicode('').tag(sync=True) # the selected regions, see `encode_mask`
+    painted = T.Unicode('').tag(sync=True) # what is painted in addition
     brush = T.Int(10).tag(sync=True) # its width when the page opens
     download = T.Unicode('').tag(sync=True) # files to hand over, JSON: [[name, data URL], ...]
 
@@ -139,7 +139,7 @@ def uploaded(
     path:str | Path=None, # where Python finds it again; None: under its name
     by_hand:bool=False, # can the user move the points, if no face is found?
 )->tuple[Face, str]: # and a remark to make, or ''
-    "A picture of the user's, as a face to choose from; `WrongInput` in one sentence"
+    "An uploaded picture as a face to choose from; `WrongInput` in one sentence"
     image, code = open_upload(data, name), f'open_upload(open({str(path or name)!r}, "rb").read())'
     small_square = image.width==image.height and image.width <= _MAX_SIDE
     try: found = find_faces(image)
@@ -152,7 +152,7 @@ def uploaded(
     points = found[0].points.round(1).tolist() if found else _default_points(image.size)
     return _usable(face_from_photo(name, image, points, code, editor)), _about(name, found)
 
-def _about(name, found): # what there is to say of faces that are found
+def _about(name, found): # what there is to say about the faces that were found
     if not found: return f'{name}: no face is found in it. Drag the three points onto both eyes and the middle of the mouth.'
     if len(found) > 1: return f'{name}: {len(found)} faces are found, the largest is taken. For another one, drag the three points.'
     return f'{name}: {found[0].note}.' if found[0].note else ''
@@ -167,7 +167,7 @@ def _usable(face): # the face itself, if any weights can take it
     return face
 
 # %% ../nbs/72_widgets.ipynb #66e8824f
-_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff') # of files that are looked at in a folder
+_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff') # of the files that are looked at
 
 def under_voila()->bool:
     "Was this kernel started by Voila, for a visitor?"
@@ -178,7 +178,7 @@ def folder_faces(
     editor:Editor, # that will edit them
     max_faces:int=24, # pictures
 )->tuple[list[Face], list[str]]: # and a sentence for each file that is of no use
-    "The user's own pictures, to choose from"
+    "The pictures of a folder, as faces to choose from"
     good, bad, path = [], [], Path(folder).expanduser()
     if not path.is_dir(): raise WrongInput(f'{folder}: there is no such folder')
     try: files = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file())
@@ -223,7 +223,7 @@ def before_after(
     before:str, # data URL of the source
     after:str, # data URL of the result
 )->str: # HTML
-    "The result, and the source for as long as a button is held: style alone, no kernel is asked"
+    "The result, and the source while a button is held: by CSS alone, without the kernel"
     hold = 'type=button class=eb-hold title="Hold the mouse button, a finger or the space key"'
     stack = (f'<img decoding=sync src="{before}" alt="the source">'
              f'<img class=eb-after decoding=sync src="{after}" alt="the edited picture">')
@@ -270,7 +270,7 @@ class Thumb:
         if wanted!=(name in self.button._dom_classes): (self.button.add_class if wanted else self.button.remove_class)(name)
 
     def close(self)->None:
-        "Gone from kernel and page: a widget lives until it is closed"
+        "Remove it from kernel and page: a widget lives until it is closed"
         for w in (self.style, self.button):
             for part in (w.layout, w.style, w): part.close()
 
@@ -319,22 +319,22 @@ def maps_html(
         pairs = zip(pair, ('as E reads it', 'after the filter'))
         images = ''.join(f'<img src="{data_url(x)}" alt="{name}, {what}">' for x, what in pairs)
         return f'<figure>{images}<figcaption>{name.replace("_", " ")}</figcaption></figure>'
-    said = ('Each block of the code: above as E reads it in the exemplar, below what the decoder is told. '
-            'A block whose label is 0, or that the mask does not answer for, is switched off.')
+    said = ('Each block of the code: above, as E reads it in the exemplar; below, as the decoder gets it. '
+            'A block is switched off if its label is 0, or if its attribute lies outside the mask.')
     return f'<p>{said}</p><div class=eb-blocks>{"".join(one(*m) for m in maps)}</div>'
 
 # %% ../nbs/72_widgets.ipynb #0f1a8882
 def user_message(
     e:Exception, # what was raised
 )->str:
-    "What went wrong, in one sentence for the page; a visitor is told no details, which may hold paths"
+    "What went wrong, in one sentence for the page; a visitor gets no details, which may hold paths"
     if isinstance(e, WrongInput): return str(e)
     if _no_memory(e): return 'There is not enough memory for that: take a smaller picture, or open the page anew.'
-    if under_voila(): traceback.print_exception(e) # for who runs the server
+    if under_voila(): traceback.print_exception(e) # for whoever runs the server
     return f"That did not work, and it should have{'' if under_voila() else f' ({type(e).__name__}: {e})'}. The page goes on."
 
 def report_errors(
-    fn:Callable, # a method of `Studio` that answers to a control
+    fn:Callable, # a method of `Studio` that a control calls
 )->Callable:
     "The same, but mistakes become a sentence on the page"
     @functools.wraps(fn)
