@@ -46,7 +46,8 @@ def numbers(
 )->torch.Tensor: # y
     "An edit that can be measured, or `Overflow`"
     if y.isfinite().all(): return y
-    raise Overflow(f'{method} paints values that are not finite: the weights are too large for 32 bits, train them again with a smaller --lr')
+    raise Overflow(f'{method} paints values that are not finite: the weights are too large for 32 bits, '
+                   'train them again with a smaller --lr')
 
 # %% ../nbs/60_evaluation.ipynb #2451c4d8
 def measure_pairs(
@@ -541,7 +542,7 @@ def main(
         for t in (region_table(frame, region), label_table(frame, region), group_table(frame, region)):
             if len(t): print(f'\n{region}\n{t.to_string(float_format="{:.2f}".format, na_rep="-")}')
     if len(t := attribute_table(frame)): print(f'\nattributes\n{t.to_string(float_format="{:.2f}".format)}')
-    print('', *(f'not measured: {line}' for line in missing_extras()), sep='\n', flush=True) # the figures are printed before files are written
+    print('', *(f'not measured: {line}' for line in missing_extras()), sep='\n', flush=True) # before the files are written
     for out in outs:
         save(frame, out, weights=args.weights, data=Path(args.data).name, seed=args.seed, n=args.n, **facts, absent=missing_extras())
         print(f'{out}: written')
