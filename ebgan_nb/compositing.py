@@ -80,10 +80,10 @@ def mask_pixels(
     m = _array(mask)
     if m is None:
         found = type(mask).__name__
-        raise WrongInput(f'mask: a {found} of what are no numbers: give an array or a tensor of True and False, or a PIL image')
+        raise WrongInput(f'mask: a {found} that holds no numbers: give an array or a tensor of True and False, or a PIL image')
     if m.shape != (h, w):
         raise WrongInput(f'mask: its shape is {m.shape}, but the source has {h} rows and {w} columns: {(h, w)} is expected')
-    if not np.isfinite(m).all(): raise WrongInput('mask: it holds values that are no numbers: give True and False')
+    if not np.isfinite(m).all(): raise WrongInput('mask: some of its values are not finite: give True and False')
     M = torch.tensor(m if m.dtype==bool else m > .5)
     if not M.any(): raise WrongInput('mask: it is empty, so nothing would be edited')
     l, t, r, b = box = bounding_box(T, size_px, size)

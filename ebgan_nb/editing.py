@@ -175,7 +175,7 @@ def _check_template(template): # the same: where the weights' info says that the
     if len(points)!=5: raise WrongInput(f'{told} is neither a name that this version knows nor five points')
     inside = all(-.5 <= v <= 1.5 for p in points for v in (p.real, p.imag)) # NaN is not
     T, r2 = estimate_similarity(points, template_fractions('celeba')) if inside else (None, 0.)
-    if r2 < .7 or not .1 < abs(T.a) < 10: raise WrongInput(f'{told}: these five points are no face in a square of side 1')
+    if r2 < .7 or not .1 < abs(T.a) < 10: raise WrongInput(f'{told}: these five points do not form a face in a square of side 1')
     return template
 
 # %% ../nbs/70_editing.ipynb #b8d4cd23
@@ -321,7 +321,7 @@ def read(self:Editor,
     T = align(face.image.size, self._points(face, template), template, S)[1]
     with torch.inference_mode(): p = editor.model.C(normalize(warp(_rgb(face.image), T, (0, 0, S, S))).to(editor.device)).sigmoid()[0]
     if not p.isfinite().all():
-        raise WrongInput(f'{_weights_of(editor)}: what the classifier of these weights says are no numbers: train again, or take others')
+        raise WrongInput(f'{_weights_of(editor)}: the classifier of these weights gives values that are not finite: train again, or take others')
     return dict(zip(editor.attributes, p.tolist()))
 
 # %% ../nbs/70_editing.ipynb #7c2f1b05

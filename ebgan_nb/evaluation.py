@@ -414,8 +414,8 @@ def _measure_selective(
 
 # %% ../nbs/60_evaluation.ipynb #6f3a68d0
 def check_classifier(
-    reader:'AttributeClassifier', # that shall judge
-    model:'AttEBGAN', # that shall be judged
+    reader:'AttributeClassifier', # to judge edits
+    model:'AttEBGAN', # that makes them
 )->'AttributeClassifier': # the same
     "Can this classifier judge this model? `WrongInput` if not"
     unknown = [x for x in model.attributes if x not in reader.attributes]
