@@ -44,7 +44,8 @@ test-slow: $(READY) ## kills, full disks and hypotheses by the hundred: once bef
 	$(BIN)/pytest -m slow
 
 test-browser: $(READY) chromium ## open and run every notebook in JupyterLab, in a real browser
-	$(BIN)/pytest -m browser
+	$(BIN)/pytest -n 2 -m browser tests/test_browser.py
+	$(BIN)/pytest -m browser --ignore=tests/test_browser.py # clocks run here: nothing beside
 
 chromium:
 	@sh tools/chromium.sh

@@ -57,7 +57,9 @@ def test_studio_brings_its_scripts_and_styles(colab, tmp_path):
 print(s.status); print(*['export default' in w._esm for w in (s.painter, s.upload_box, s.pins)], '.eb-stack' in s.page.children[0].value)"""
     assert tool(sys.executable, '-c', code, cwd=tmp_path, **colab).stdout=='Filled in: mouth of drawn 2026-1.\nTrue True True True\n'
 
-@pytest.mark.parametrize('lesson', lessons())
+LONG = ('53_train_on_photographs', '61_results')     # minutes each; what they import, and as notebooks they run in every `make test`
+
+@pytest.mark.parametrize('lesson', [pytest.param(n, marks=pytest.mark.slow) if n.endswith(tuple(f'{k}.ipynb' for k in LONG)) else n for n in lessons()])
 def test_lesson_runs_from_the_wheel(lesson, colab, tmp_path):
     nb = nbformat.read(ROOT/lesson, as_version=4)
     nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*eval: *false', c.source, re.M)]

@@ -147,7 +147,7 @@ def measure(
         for name, f in methods.items():
             edited, y = make(f, train[:half]), make(f, test)[0]
             for view in views:
-                see = lambda x, M: torch.cat([VIEWS[view](normalize(a), m)[..., *at] for a, m in zip(x.split(500), M.split(500))])
+                see = lambda x, M: torch.cat([VIEWS[view](normalize(a), m)[(..., *at)] for a, m in zip(x.split(500), M.split(500))])
                 D = train_detector(see(edited[0], edited[2]), see(clean[1], clean[2]), epochs, seed)
                 rows.append((region, name, view, *detection_accuracy(D, see(y, M), see(A, M))))
     return pd.DataFrame(rows, columns=['region', 'method', 'view', 'told apart', 'low', 'high', 'pictures']).round(3)
