@@ -7,8 +7,9 @@ __all__ = ['AFTER_NAN', 'ForwardOutputs', 'GANModule', 'AdversarialStep', 'Singl
 
 # %% ../nbs/48_adversarial.ipynb #3abb52af
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +19,12 @@ from torch import nn, Tensor
 
 from .core import check_choice, generator, per_sample, RunFailed
 from .masks import composite, coverage, mask_out
-from .data import Batch
+from .data import Batch, ExemplarLoader
 from .pairs import hard_positives, positives
 from .labels import label_targets, LabelTargets
+from .models import Classifier, Discriminator, EBGAN
 from .augment import augment
-from .losses import classification_loss, CLS_INPUTS, discriminator_loss, generator_loss
+from .losses import classification_loss, CLS_INPUTS, discriminator_loss, generator_loss, LossWeights
 from .distributed import average_gradients, rank_weights
 
 # %% ../nbs/48_adversarial.ipynb #bdbecbba
@@ -33,40 +35,44 @@ class ForwardOutputs(NamedTuple):
     A_a: Tensor      # reconstruction: A completed with its own code
     A_b: Tensor      # A completed with the code of B: (K, 3, H, W), the first K of the N pictures
     y: Tensor        # A_b pasted into A: (K, 3, H, W)
-    code_A: Tensor   # E(A, M), not gated; nor are the others
+    code_A: Tensor   # E(A, M), before any gate, as are the next two
     code_B: Tensor   # E(B, M), of K pictures
     code_Ab: Tensor  # E(A_b, M)
-    P: Tensor        # (N, 5, 2) where E finds the landmarks of A, as fractions; None: it does not look
-    targets: LabelTargets = None # labels that judge, and in Att-EBGAN gate, where there is a C
+    P: Tensor | None # (N, 5, 2) where E finds the landmarks of A, as fractions; None: it has no landmark network
+    targets: LabelTargets | None = None # labels that judge, and in Att-EBGAN gate, where there is a C
 
 class GANModule(nn.Module):
-    "`net` (EBGAN or Att-EBGAN) beside its discriminator `D`, and perhaps a classifier that is not kept: one module for the learner"
+    "`net` (EBGAN or Att-EBGAN), its discriminator `D` and perhaps an auxiliary classifier: one module for the learner"
     def __init__(self,
-        net, # `EBGAN` or `AttEBGAN`
-        D, # `Discriminator`
-        edit_fraction=1., # of the pictures of a training batch that are edited as well
-        aux_classifier=None, # a `Classifier` that judges EBGAN's edits in training and is thrown away afterwards
-        attributes=(), # what it reads
+        net:EBGAN, # or `AttEBGAN`
+        D:Discriminator,
+        edit_fraction:float=1., # of the pictures of a training batch that are edited as well
+        aux_classifier:Classifier|None=None, # judges EBGAN's edits in training and is thrown away afterwards
+        attributes:tuple=(), # what it reads
     ):
         super().__init__()
         self.net, self.D, self.edit_fraction, self.autocast = net, D, edit_fraction, nullcontext
         self.aux_classifier, self.attributes = aux_classifier, attributes or net.config.attributes
 
     @property
-    def C(self): return self.aux_classifier or getattr(self.net, 'C', None)
+    def C(self)->Classifier|None:
+        "The classifier that judges edits, if there is one"
+        return self.aux_classifier or getattr(self.net, 'C', None)
 
-    def gate(self, code, y): return code if y is None else self.net.filter(code, y)
+    def gate(self, code:Tensor, y:Tensor|None)->Tensor:
+        "A code, gated by labels y where there are any"
+        return code if y is None else self.net.filter(code, y)
 
 # %% ../nbs/48_adversarial.ipynb #7ef8222f
 @patch
 def forward(self:GANModule,
-    A, # (N, 3, H, W) source in [-1, 1]
-    B, # (N, 3, H, W) exemplar
-    M, # (N, 1, H, W) mask of 0/1
-    A_seen=None, # what E sees in the reconstruction pass; None: A itself
-    targets=None, # `LabelTargets`, where there is a C
-) -> ForwardOutputs:
-    "All passes of E and G for one batch, which lies where the networks do"
+    A:Tensor, # (N, 3, H, W) source in [-1, 1]
+    B:Tensor, # (N, 3, H, W) exemplar
+    M:Tensor, # (N, 1, H, W) mask of 0/1
+    A_seen:Tensor|None=None, # what E sees in the reconstruction pass; None: A itself
+    targets:LabelTargets|None=None, # where there is a C
+)->ForwardOutputs:
+    "All passes of E and G for one batch, on the networks' device"
     E, G, N, K = self.net.E, self.net.G, len(A), math.ceil(len(A)*self.edit_fraction) if self.training else len(A)
     y_A, y_B = (None, None) if targets is None else (targets.source_gate, targets.exemplar_gate[:K])
     with self.autocast():
@@ -81,34 +87,34 @@ def forward(self:GANModule,
 # %% ../nbs/48_adversarial.ipynb #745136b3
 @patch
 def discriminate(self:GANModule,
-    x, # (K, 3, H, W) pictures
-    M, # (K, 1, H, W) masks
-) -> Tensor: # (L,) logits
+    x:Tensor, # (K, 3, H, W) pictures
+    M:Tensor, # (K, 1, H, W) masks
+)->Tensor: # (L,) logits
     "Logits of D for the patches that M touches: elsewhere A and y are the same"
     with self.autocast(): logits = self.D(x, M).float()
     return logits[F.adaptive_max_pool2d(M, logits.shape[-2:]) > 0]
 
 @patch
 def read_labels(self:GANModule,
-    x, # (K, 3, H, W) pictures
-) -> Tensor: # (K, n) logits
-    "What C sees"
+    x:Tensor, # (K, 3, H, W) pictures
+)->Tensor: # (K, n) logits
+    "What C reads in pictures"
     with self.autocast(): return self.C(x).float()
 
 @patch
-def align(self:GANModule, A, B):
-    "B, laid upon A, in the precision of the networks"
+def align(self:GANModule, A:Tensor, B:Tensor)->Tensor:
+    "B aligned with A, in the precision of the networks"
     with self.autocast(): return self.net.align_exemplar(A, B)
 
 # %% ../nbs/48_adversarial.ipynb #5e64a935
 def encoder_input(
-    model:GANModule, # its landmark network lays a positive upon A
-    dl, # `ExemplarLoader`, where positives come from
+    model:GANModule, # its landmark network aligns a positive with A
+    dl:ExemplarLoader, # where positives come from
     batch:Batch, # one of its batches
-    g, # `generator`: who sees what
-    augment=augment, # what is done to A where there is no positive
-    p_positive=.9, # how often a positive stands in for A, where there is one
-    p_hard=0., # how often that is a hard positive
+    g:torch.Generator, # from `generator`: who sees what
+    augment:Callable=augment, # what is done to A where there is no positive
+    p_positive:float=.9, # how often a positive stands in for A, where there is one
+    p_hard:float=0., # how often that is a hard positive
 )->Tensor: # (N, 3, H, W)
     "What stands in for A before E in the reconstruction pass"
     A, B, M, N = batch.A, batch.B, batch.M, len(batch.A)
@@ -125,16 +131,16 @@ def encoder_input(
 # %% ../nbs/48_adversarial.ipynb #b937bc9d
 def discriminator_input(
     out:ForwardOutputs,
-)->tuple: # (2K, 3, H, W) pictures, A and then y; (2K, 1, H, W) masks
-    "What D judges in its own step: nothing flows back into G"
+)->tuple[Tensor, Tensor]: # (2K, 3, H, W) pictures, A and then y; (2K, 1, H, W) masks
+    "What D judges in its own step: no gradient flows back into G"
     K = len(out.y)
     return torch.cat([out.A[:K], out.y.detach()]), torch.cat([out.M[:K], out.M[:K]])
 
 def classifier_batch(
     batch:Batch,
-    covered, # (N, n) how much of each label's region M covers
-    n_pasted=0, # in so many pictures B's region is pasted into A
-)->tuple: # (N, 3, H, W) pictures; (N, n) labels of 0/1; (N, n) of 0/1: labels that count
+    covered:Tensor, # (N, n) how much of each label's region M covers
+    n_pasted:int=0, # in so many pictures B's region is pasted into A
+)->tuple[Tensor, Tensor, Tensor]: # (N, 3, H, W) pictures; (N, n) labels of 0/1; (N, n) of 0/1: labels that count
     "What C learns from (Eq. 9)"
     n, pasted = n_pasted, label_targets(batch.y_A, batch.y_B, covered)
     x = torch.cat([composite(batch.B[:n], batch.A[:n], batch.M[:n]), batch.A[n:]])
@@ -142,45 +148,45 @@ def classifier_batch(
     return x, y, torch.cat([pasted.target_mask[:n], torch.ones_like(y[n:])])
 
 def classifier_input(
-    net, # EBGAN or Att-EBGAN
+    net:EBGAN, # or `AttEBGAN`
     out:ForwardOutputs,
-    cls_input='blended', # one of CLS_INPUTS
+    cls_input:str='blended', # one of CLS_INPUTS
 )->Tensor: # (K, 3, H, W)
-    "What C judges (Eq. 2): in `course` A, where the exemplar asks for nothing"
+    "What C judges (Eq. 2); 'blended': as `edit` returns it, with A where the exemplar changes nothing"
     K = len(out.y)
     if check_choice(cls_input, CLS_INPUTS, 'cls_input')!='blended': return getattr(out, cls_input)
     return composite(net.blend_source(out.A[:K], out.A_b, out.A_a[:K]), out.A[:K], out.M[:K])
 
 # %% ../nbs/48_adversarial.ipynb #a3e323e9
-AFTER_NAN = 'nothing of it is saved, and --resume would lead here again: begin anew with a lower learning rate or --precision float32'
+AFTER_NAN = 'nothing of it is saved, and --resume would lead here again: start again with a lower learning rate or --precision float32'
 
 class AdversarialStep(Callback):
     "D's step, and C's, in `after_pred`; then fastai's own step for E and G"
     order = 10
     def __init__(self,
-        weights, # `LossWeights`: the lambdas
-        seed=0, # every random choice of batch k is a function of (seed, k)
-        augment=augment, # what E sees where there is no positive; None: A itself, always, as in the paper
-        p_positive=.9, # how often E sees a positive
-        p_hard=0. # how often that is a hard one
+        weights:LossWeights, # the lambdas
+        seed:int=0, # every random choice of batch k is a function of (seed, k)
+        augment:Callable|None=augment, # what E sees where there is no positive; None: A itself, always, as in the paper
+        p_positive:float=.9, # how often E sees a positive
+        p_hard:float=0. # how often that is a hard one
     ):
         self.weights, self.seed, self.augment, self.p_positive, self.p_hard = weights, seed, augment, p_positive, p_hard
         self.k, self.terms, self.scaler, self.resting = 0, {}, None, []
 
-    def before_train(self): self.dls.train.start = self.k
+    def before_train(self)->None: self.dls.train.start = self.k
 
-    def before_batch(self):
+    def before_batch(self)->None:
         self.batch = Batch(*self.xb, *self.yb)
         seen = self.make_encoder_input() if self.training and self.augment else None
         self.learn.xb = (*self.xb, seen, self.make_targets() if self.model.attributes else None)
 
-    def after_pred(self):
+    def after_pred(self)->None:
         self.out, self.learn.pred = self.pred, self.pred.y
         self.rank_weights = {}
         self.terms = self.discriminator_step()
         if self.out.targets is not None: self.terms |= self.classifier_step()
 
-    def after_batch(self):
+    def after_batch(self)->None:
         if not self.training: return
         self.k += 1
         self.model.zero_grad()
@@ -189,14 +195,14 @@ class AdversarialStep(Callback):
 
 # %% ../nbs/48_adversarial.ipynb #7eb1b2d1
 @patch
-def make_encoder_input(self:AdversarialStep):
+def make_encoder_input(self:AdversarialStep)->Tensor:
     "What E sees in place of A in this batch"
     g = generator(self.seed, 'seen', self.k, rank_world=self.dls.train.rank_world)
     return encoder_input(self.model, self.dl, self.batch, g, self.augment, self.p_positive, self.p_hard)
 
 @patch
-def make_targets(self:AdversarialStep):
-    "Labels of this batch that gate and judge; in training some are dropped. EBGAN has no gate, so of it none is"
+def make_targets(self:AdversarialStep)->LabelTargets:
+    "Labels of this batch that gate and judge; in training some are dropped, but not for EBGAN, which has no gate"
     w, b = self.weights, self.batch
     self.covered = coverage(b.M, b.landmarks, self.model.attributes) if w.region_labels_only else torch.ones_like(b.y_A)
     drops = self.training and w.label_dropout and not self.model.aux_classifier
@@ -204,15 +210,16 @@ def make_targets(self:AdversarialStep):
     return label_targets(b.y_A, b.y_B, self.covered, g, w.label_dropout)
 
 @patch
-def shares(self:AdversarialStep, n_patches):
-    "What the means of this process count for, of those that are no means over pictures: {term: factor}"
+def shares(self:AdversarialStep, n_patches:int)->dict[str, Tensor]:
+    "Weights of this process's means, for terms that are not means over pictures: {term: factor}"
     out, M, K = self.out, self.out.M, len(self.out.y)
     counts = dict(rec_masked=M.sum(), adv_g=M.new_tensor(n_patches))
     if out.targets is not None: counts['cls_g'] = out.targets.target_mask[:K].sum()
     return dict(zip(counts, rank_weights(torch.stack([*counts.values()]))))
 
 @patch
-def check_finite(self:AdversarialStep):
+def check_finite(self:AdversarialStep)->None:
+    "End the run if a loss is not a number"
     fine = torch.stack([v.float().isfinite() for v in self.terms.values()]) # one question to the device, not eight
     if fine.all(): return
     bad = [k for k, good in zip(self.terms, fine.tolist()) if not good]
@@ -220,7 +227,7 @@ def check_finite(self:AdversarialStep):
 
 # %% ../nbs/48_adversarial.ipynb #90f23e0d
 @patch
-def discriminator_step(self:AdversarialStep):
+def discriminator_step(self:AdversarialStep)->dict[str, Tensor]:
     "Eq. 11"
     real, fake = self.model.discriminate(*discriminator_input(self.out)).chunk(2)
     loss, terms = discriminator_loss(real, fake)
@@ -230,7 +237,7 @@ def discriminator_step(self:AdversarialStep):
     return terms
 
 @patch
-def classifier_step(self:AdversarialStep):
+def classifier_step(self:AdversarialStep)->dict[str, Tensor]:
     "Eq. 9"
     n = math.ceil(self.weights.paste_fraction*len(self.batch.A)) if self.training else 0
     x, y, counts = classifier_batch(self.batch, self.covered, n)
@@ -239,8 +246,8 @@ def classifier_step(self:AdversarialStep):
     return dict(cls_c=loss.detach())
 
 @patch
-def loss(self:AdversarialStep, pred, *labels):
-    "Eq. 10 or 7, from the forward pass and the updated D and C"
+def loss(self:AdversarialStep, pred:Tensor, *labels:Any)->Tensor:
+    "Eq. 10 or 7, from the forward pass and the updated D and C; its arguments, which fastai passes, are not needed"
     out, w, net, K = self.out, self.weights, self.model.net, len(self.out.y)
     t, cls, codes = out.targets, {}, (out.code_B, out.code_Ab)
     if t is not None:
@@ -256,8 +263,8 @@ def loss(self:AdversarialStep, pred, *labels):
 
 # %% ../nbs/48_adversarial.ipynb #61e99031
 @patch
-def step_player(self:AdversarialStep, player, loss):
-    "One player moves, and rests for what is left of the batch. A frozen one does not move"
+def step_player(self:AdversarialStep, player:nn.Module, loss:Tensor)->None:
+    "Step the one player that has gradients, then freeze it until the batch ends. One that the user froze does not move"
     if loss.requires_grad:
         self.scaled(loss).backward()
         average_gradients(self.model)
@@ -267,23 +274,26 @@ def step_player(self:AdversarialStep, player, loss):
     player.requires_grad_(False)
 
 @patch
-def scaled(self:AdversarialStep, loss): return loss if self.scaler is None else self.scaler.scale(loss)
+def scaled(self:AdversarialStep, loss:Tensor)->Tensor:
+    "The loss to run `backward` from: with a scaler, scaled"
+    return loss if self.scaler is None else self.scaler.scale(loss)
 
 @patch
-def optimizer_step(self:AdversarialStep):
-    "One step of whoever has gradients"
-    if self.scaler is None: return self.opt.step()
-    self.scaler.step(self.opt)
-    self.scaler.update()
+def optimizer_step(self:AdversarialStep)->None:
+    "One step of the player that has gradients"
+    if self.scaler is None: self.opt.step()
+    else:
+        self.scaler.step(self.opt)
+        self.scaler.update()
 
 @patch
-def before_backward(self:AdversarialStep):
+def before_backward(self:AdversarialStep)->None:
     if not self.loss_grad.requires_grad: raise CancelBackwardException # E and G are frozen
     self.learn.loss_grad = self.scaled(self.loss_grad)
 
 @patch
-def before_step(self:AdversarialStep):
-    "With a scaler, step through it, and tell fastai that it is done"
+def before_step(self:AdversarialStep)->None:
+    "With a scaler, step through it, and tell fastai that the step is done"
     if not any(p.grad is not None for p in self.model.parameters()): raise CancelStepException
     average_gradients(self.model)
     if self.scaler is not None:
@@ -292,7 +302,7 @@ def before_step(self:AdversarialStep):
 
 # %% ../nbs/48_adversarial.ipynb #8b9e3882
 class SingleBatch(Callback):
-    "Train on one batch, then stop: to look at all that it made, in `learn.adversarial_step`"
+    "Train on one batch, then stop: to look at all that it produced, in `learn.adversarial_step`"
     order = 95
-    def after_batch(self):
+    def after_batch(self)->None:
         if self.training: raise CancelFitException

@@ -7,7 +7,7 @@ __all__ = ['CELEBA', 'REGIONS', 'REGION_SHAPES', 'REGION_ATTRIBUTES', 'ATTRIBUTE
            'check_attributes', 'label_vector', 'label_names', 'check_labels']
 
 # %% ../nbs/10_attributes.ipynb #e4951678
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -44,7 +44,7 @@ _FACE = ('5_o_Clock_Shadow', 'Chubby', 'Double_Chin', 'High_Cheekbones', 'Male',
 REGION_ATTRIBUTES['face'] = tuple(sorted(sum(REGION_ATTRIBUTES.values(), _FACE), key=CELEBA.index))
 
 # %% ../nbs/10_attributes.ipynb #9a98a516
-def _names(given, sep, label):
+def _names(given:str | Iterable[str], sep:str, label:str)->list[str]:
     "The names in a text, or in a sequence of texts"
     names = given.split(sep) if isinstance(given, str) else list(given) if isinstance(given, Iterable) else [given]
     if all(isinstance(n, str) for n in names): return names
@@ -52,17 +52,17 @@ def _names(given, sep, label):
 
 # %% ../nbs/10_attributes.ipynb #6a904624
 def parse_region(
-    region:str, # a region's name, or several joined by `+`; a sequence of names will do as well
-)->tuple: # the regions' names, in the order of `REGIONS`
-    "The regions that are named in `mouth+nose`; a wrong name is `WrongInput` with the nearest right one"
+    region:str | Iterable[str], # a region's name, several joined by `+`, or a sequence of names
+)->tuple[str, ...]: # the regions' names, in the order of `REGIONS`
+    "The regions named in a text such as `mouth+nose`; a wrong name is `WrongInput` with the nearest valid one"
     names = {check_choice(n.strip(), REGIONS, 'region') for n in _names(region, '+', 'region')}
     if not names: raise WrongInput(f"no region is named. Known: {', '.join(REGIONS)}")
     return tuple(r for r in REGIONS if r in names)
 
 # %% ../nbs/10_attributes.ipynb #f4894cc5
 def region_attributes(
-    region:str, # a region, or a union such as `eyes+brows`
-)->tuple: # names, in CelebA's order
+    region:str | Iterable[str], # a region, or a union such as `eyes+brows`
+)->tuple[str, ...]: # names, in CelebA's order
     "The attributes that an edit of `region` can change"
     names = {a for r in parse_region(region) for a in REGION_ATTRIBUTES[r]}
     return tuple(a for a in CELEBA if a in names)
@@ -72,9 +72,9 @@ ATTRIBUTE_REGION = {a: r for r in reversed(REGIONS) for a in REGION_ATTRIBUTES[r
 
 # %% ../nbs/10_attributes.ipynb #c65bdafb
 def check_attributes(
-    names, # a list of names, or one string with commas: 'Smiling,Mustache'
-    known=CELEBA, # the names to choose from
-)->list:
+    names:str | Iterable[str], # names, or one string with commas: 'Smiling,Mustache'
+    known:Sequence[str]=CELEBA, # the names to choose from
+)->list[str]:
     "The list of `names`; an unknown or repeated one is `WrongInput`"
     if isinstance(names, str): names = [n for n in map(str.strip, names.split(',')) if n]
     names = [check_choice(n, known, 'attribute') for n in _names(names, ',', 'attributes')]
@@ -84,8 +84,8 @@ def check_attributes(
 
 # %% ../nbs/10_attributes.ipynb #24a70974
 def label_vector(
-    on, # the names that are present, a list or a string with commas
-    names, # the n names that the vector stands for, in its order
+    on:str | Iterable[str], # the names that are present
+    names:str | Iterable[str], # the n names that the vector stands for, in its order
 )->torch.Tensor: # float (n,) of 0 and 1
     "The label vector $y$ with a 1 for each name in `on`"
     names = check_attributes(names)
@@ -93,9 +93,9 @@ def label_vector(
     return torch.tensor([float(n in on) for n in names])
 
 def label_names(
-    y, # (n,) tensor or sequence of 0 and 1
-    names, # the n names that it stands for
-)->list:
+    y:torch.Tensor | Sequence[float], # (n,) of 0 and 1
+    names:Sequence[str], # the n names that it stands for
+)->list[str]:
     "The names that are on in a label vector, the inverse of `label_vector`"
     if len(y)!=len(names): raise WrongInput(f'{len(y)} labels cannot be read with {len(names)} names')
     return [n for n, v in zip(names, y) if v>.5]
@@ -106,9 +106,9 @@ _EXCLUSIVE_LABELS = (('No_Beard', 'Mustache'), ('No_Beard', 'Goatee'), ('No_Bear
 
 # %% ../nbs/10_attributes.ipynb #d339d176
 def check_labels(
-    labels, # {name: 0 or 1}, or n values of 0 and 1
-    names, # the n names that a model knows
-)->dict: # {name: 0. or 1.}
+    labels:Mapping[str, float] | torch.Tensor | Sequence[float], # {name: 0 or 1}, or n values of 0 and 1
+    names:Sequence[str], # the n names that a model knows
+)->dict[str, float]: # {name: 0. or 1.}
     "Labels given by hand, checked: values other than 0 and 1, and labels that exclude each other, are `WrongInput`"
     if not hasattr(labels, 'keys'):
         values = labels.tolist() if hasattr(labels, 'tolist') else list(labels)

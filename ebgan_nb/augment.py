@@ -17,7 +17,7 @@ def photometric_jitter(
     generator:torch.Generator, # on the CPU
     strength:float=1., # 0 = leave A as it is
 )->torch.Tensor: # (N,3,H,W) in [-1,1]; on the device of A
-    "A in other light: brightness, colour, a shading that is quadratic over the picture, and contrast, drawn for each picture"
+    "A in other light: brightness, colour, a shading that is quadratic over the picture, and contrast, random for each picture"
     N, _, H, W = A.shape
     u = strength * (2*per_sample(torch.rand, N, 10, 1, 1, generator=generator).to(A) - 1)
     y, x = torch.linspace(-1, 1, H).to(A)[:, None], torch.linspace(-1, 1, W).to(A)
@@ -30,7 +30,7 @@ def _is_symmetric(
     coords:torch.Tensor, # (N,H,W,2): where each pixel lies, in [-1,1]
     mid:torch.Tensor, # (N,2): the middle of M
 )->torch.Tensor: # (N,) bool; on the device of all three
-    "Does M lie on itself, nearly, when it is mirrored about its middle?"
+    "Is M nearly the same when it is mirrored about its middle?"
     left = torch.stack([2*mid[:, 0, None, None] - coords[..., 0], coords[..., 1]], -1)
     mirrored = F.grid_sample(M, left, mode='nearest', align_corners=False)
     return (M*mirrored).sum((1, 2, 3)) > .8*torch.maximum(M, mirrored).sum((1, 2, 3))
@@ -54,9 +54,12 @@ def random_affine(
     return F.grid_sample(A, at, padding_mode='border', align_corners=False)
 
 # %% ../nbs/33_augment.ipynb #8f88e243
-def _beyond(M, axis, u):
-    # (N,H,W) bool: pixels beyond a tilted line at either end of M along an axis (1: rows, 2: columns)
-    # u (N,2,3) in 0..1: depth, is there a line, tilt
+def _beyond(
+    M:torch.Tensor, # (N,1,S,S) of 0/1
+    axis:int, # 1: rows, 2: columns
+    u:torch.Tensor, # (N,2,3) in 0..1: depth, is there a line, tilt
+)->torch.Tensor: # (N,S,S) bool
+    "Pixels beyond a tilted line at either end of M along an axis"
     has = M[:, 0].amax(3 - axis)                             # (N,S): does this row, or column, meet M?
     first, last = has.argmax(1)[:, None, None], has.shape[1] - has.flip(1).argmax(1)[:, None, None]
     at = torch.arange(has.shape[1], device=M.device) + .5
@@ -73,7 +76,7 @@ def mix_borders(
     generator:torch.Generator, # on the CPU
     strength:float=1., # 0 = leave A as it is
 )->torch.Tensor: # (N,3,S,S); on the device of all three
-    "A in the middle of M; beyond a line on each side, up to 35 % of M deep, B half of the time; unless half of the region would go"
+    "A in the middle of M; beyond a line on each side, up to 35 % of M deep, B half of the time; A if B would take over half of M"
     u = per_sample(torch.rand, len(A), 2, 2, 3, generator=generator).to(A)
     u[..., 0] *= .35*strength
     other = (_beyond(M, 1, u[:, 0]) | _beyond(M, 2, u[:, 1]))[:, None]
@@ -88,16 +91,19 @@ def augment(
     generator:torch.Generator, # on the CPU
     strength:float=1., # 0 = leave A as it is
 )->torch.Tensor: # (N,3,S,S) in [-1,1]; on the device of all three
-    "What E may see in place of A in the reconstruction pass: other light, a little moved, somebody else towards the sides"
+    "What E may see in place of A in the reconstruction pass: other light, a little moved, somebody else at the borders"
     A, B = (photometric_jitter(random_affine(x, M, generator, strength), generator, strength) for x in (A, B))
     return mix_borders(A, B, M, generator, strength)
 
 # %% ../nbs/33_augment.ipynb #24eab636
 def augment_light(
-    A, B, M, generator, # as for `augment`
-    strength:float=.15, # of other light
+    A:torch.Tensor, # (N,3,S,S) in [-1,1]
+    B:torch.Tensor|None, # not used; as for `augment`
+    M:torch.Tensor|None, # not used
+    generator:torch.Generator, # on the CPU
+    strength:float=.15, # of the other light
 )->torch.Tensor: # (N,3,S,S) in [-1,1]; on the device of A
-    "What E may see in place of A where A is a photograph: slightly other light"
+    "What E may see in place of A in the reconstruction pass: slightly other light"
     return photometric_jitter(A, generator, strength)
 
 AUGMENT = dict(full=augment, light=augment_light, none=None) # by name, as a recipe has it

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from itertools import islice
@@ -26,14 +27,14 @@ from .core import check_choice, check_int, RunFailed, WrongInput
 from .files import data_home, file_lock, read_json
 from .geometry import TEMPLATE, template_points
 from .attributes import check_attributes
-from .datasets import crop_fractions, CROPS, resolve_dataset, take_crop
+from .datasets import CelebA, crop_fractions, CROPS, resolve_dataset, SyntheticFaces, take_crop
 
 # %% ../nbs/21_cache.ipynb #fa044833
 def parallel_map(
-    fn, # a function of one item
-    items, # iterable
-    workers:int=None, # threads; None: one for each CPU, at most 16
-): # iterator of the results
+    fn:Callable, # a function of one item
+    items:Iterable, # its arguments
+    workers:int | None=None, # threads; None: one per CPU, at most 16
+)->Iterator: # of the results
     "`fn(item)` for every item, by several threads, in order"
     items, workers = iter(items), workers or min(16, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
@@ -45,13 +46,13 @@ def parallel_map(
         finally: [f.cancel() for f in waiting]
 
 # %% ../nbs/21_cache.ipynb #9f96bb88
-def _bar(items, label):
+def _bar(items:Iterable, label:str)->progress_bar:
     bar = progress_bar(items, leave=False, display=len(items) > 20)
     bar.comment = label
     return bar
 
-def _photo(i, source, size, crop):
-    "One photograph: pixels and the crop in pixels; or None and what is wrong"
+def _photo(i:int, source:CelebA, size:int, crop)->tuple:
+    "One photograph: its pixels, and the crop in pixels; or None, and what is wrong"
     try:
         image = source.open(i)
         try: box = crop_fractions(crop, *image.size)
@@ -62,11 +63,11 @@ def _photo(i, source, size, crop):
         if not source.skip_bad: raise
         return None, str(e)
 
-def _photos(source, size, crop, add):
-    "Hand all photographs to `add` -> labels, landmarks in pixels of the cache (or None), {number: what is wrong with it}"
+def _photos(source:CelebA, size:int, crop, add:Callable)->tuple:
+    "Pass all photographs to `add` -> labels, landmarks in pixels of the cache (or None), {number: what is wrong with it}"
     side, bad, box = size + 2*(size//16), {}, np.tile(np.array([0., 0, 1, 1]), (len(source), 1))
     parts = [range(i, min(i + 64, len(source))) for i in range(0, len(source), 64)]
-    def work(part): # one array for all: each write hands the interpreter over, and waits to get it back
+    def work(part): # one array for all: each write gives up the interpreter, and waits to get it back
         photos = [_photo(i, source, size, crop) for i in part]
         return np.stack([np.zeros((3, side, side), dtype=np.uint8) if x is None else x for x, _ in photos]), photos
     for part, (pixels, photos) in zip(_bar(parts, 'decoding photographs'), parallel_map(work, parts)):
@@ -79,8 +80,8 @@ def _photos(source, size, crop, add):
     return source.labels, points, bad
 
 # %% ../nbs/21_cache.ipynb #4c5e5d46
-def _drawn(source, size, add):
-    "Hand all drawn faces to `add` -> labels, landmarks in pixels of the cache, {}"
+def _drawn(source:SyntheticFaces, size:int, add:Callable)->tuple:
+    "Pass all drawn faces to `add` -> labels, landmarks in pixels of the cache, {}"
     from ebgan_nb import faces
     labels, points, m = [], [], size//16
     for n, seed in _bar(list(source.portions()), 'drawing faces'):
@@ -93,24 +94,24 @@ def _drawn(source, size, add):
 CACHE_VERSION = 3 # raise it when the same source gives other pixels
 
 def cache_folder(
-    source, # from `resolve_dataset`
+    source:CelebA | SyntheticFaces, # from `resolve_dataset`
     size:int, # pixels of the square crop
-    crop, # as for `load_cache`
+    crop:str | tuple, # as for `load_cache`
 )->Path:
-    "The place of a cache, named by a hash of all it is made of"
+    "The folder of a cache, named after a hash of everything it is made from"
     key = json.dumps([CACHE_VERSION, source.kind, size, crop, source.identity()])
     return data_home()/'cache'/f'{source.kind}-{size}-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
 
-def _sweep(caches, mine):
-    "Remove what killed builders left; `mine` is the lock that this process holds"
+def _sweep(caches:Path, mine:Path)->None:
+    "Remove what killed processes left behind; `mine` is the lock that this process holds"
     for part in caches.glob('*.part'):
         lock = part.with_name(part.name.split('.')[0] + '.lock')
         with suppress(RunFailed, OSError), nullcontext() if lock==mine else file_lock(lock, busy='it is being built'):
             shutil.rmtree(part, ignore_errors=True)
 
 # %% ../nbs/21_cache.ipynb #2c0e2e29
-def _write_rest(part, source, size, crop, labels, points, bad):
-    "Labels, partition, landmarks and whatever else must be known, beside the pixels"
+def _write_rest(part, source, size, crop, labels, points, bad)->None:
+    "Write labels, partition, landmarks and all other facts beside the pixels"
     partition = np.array(source.partition, dtype=np.int8)
     partition[list(bad)] = -1
     if points is not None: np.save(part/'landmarks.npy', points.astype(np.float32))
@@ -125,11 +126,11 @@ def _write_rest(part, source, size, crop, labels, points, bad):
     (part/'info.json').write_text(json.dumps(info))
 
 def build_cache(
-    source, # as for `load_cache`, as the next two
+    source:CelebA | SyntheticFaces, # as for `load_cache`, like the next two
     size:int,
-    crop,
-    folder:Path, # where it will lie
-):
+    crop:str | tuple,
+    folder:Path, # where it will be
+)->None:
     "Decode or draw every picture into a folder beside `folder`, and rename it"
     n, side, part = len(source), size + 2*(size//16), folder.with_name(f'{folder.name}.{secrets.token_hex(4)}.part')
     need, free = n*3*side**2, shutil.disk_usage(folder.parent).free
@@ -152,16 +153,16 @@ def build_cache(
     finally: shutil.rmtree(part, ignore_errors=True)
 
 # %% ../nbs/21_cache.ipynb #748df2c8
-def _is_valid(info):
-    "Does what info.json says make sense?"
+def _is_valid(info:dict)->bool:
+    "Does the content of info.json make sense?"
     types = dict(kind=str, size=int, crop=list, attributes=list, bad=list, unlabelled=int)
     if not all(type(info.get(k)) is t for k, t in types.items()): return False
     is_crop = len(info['crop'])==4 and all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in info['crop'])
     are_bad = all(isinstance(b, list) and [*map(type, b)]==[str, str] for b in info['bad'])
     return is_crop and are_bad and info['kind'] in ('faces', 'celeba') and info['size'] in range(16, 513, 16)
 
-def _opened(folder):
-    "info.json, images (memory-mapped), labels, partition and landmarks (or None); what `build_cache` did not write is refused"
+def _opened(folder:Path)->tuple:
+    "info.json, images (memory-mapped), labels, partition and landmarks (or None); anything that `build_cache` did not write is refused"
     info = read_json(folder/'info.json')
     if not _is_valid(info): raise ValueError('info.json says strange things')
     names = check_attributes(info['attributes'])
@@ -181,12 +182,12 @@ def _opened(folder):
     return info, images, labels, partition, landmarks
 
 # %% ../nbs/21_cache.ipynb #00160707
-def _template(p):
-    "Name of the template if the crop is a usual one, else five points as fractions of the crop"
+def _template(p:'ImageCache')->str | list:
+    "Name of the template if the crop has one, else five points as fractions of the crop"
     if p.info['kind']=='faces': return 'faces'
     l, t, r, b = p.info['crop']
     if np.allclose((l, t, r, b), CROPS['tight']): return 'celeba'
-    if p.landmarks is not None:                             # the mean of what is known
+    if p.landmarks is not None:                             # the mean of the known ones
         return ((p.landmarks[torch.from_numpy(p.partition >= 0)].mean(0) - p.margin)/p.size).tolist()
     if (l, t, r, b)==(0, 0, 1, 1): return 'faces'
     L, T, R, B = CROPS['tight']                             # from the tight crop to the photograph, and to this crop
@@ -195,11 +196,13 @@ def _template(p):
 
 # %% ../nbs/21_cache.ipynb #204e3c3d
 class ImageCache:
-    "A cache, opened: `images` (N,3,S',S') uint8, memory-mapped; `labels`, `partition`, `landmarks`, `attributes`, `template`, `info`"
-    def __init__(self, folder):
+    "An open cache: `images` (N,3,S',S') uint8, memory-mapped; `labels`, `partition`, `landmarks`, `attributes`, `template`, `info`"
+    def __init__(self,
+        folder:str | Path, # of a cache that `load_cache` has built
+    ):
         self.folder = Path(folder)
         try: self.info, self.images, labels, self.partition, landmarks = _opened(self.folder)
-        except Exception as e:                       # a broken array raises anything
+        except Exception as e:                       # a broken array can raise anything
             raise WrongInput(f'the cache {folder} is damaged ({e!s:.200}): delete that folder, it is built anew') from None
         self.labels, self.landmarks = torch.from_numpy(labels), None if landmarks is None else torch.from_numpy(landmarks)
         self.size, self.margin, self.attributes = self.info['size'], self.info['size']//16, self.info['attributes']
@@ -208,25 +211,25 @@ class ImageCache:
     def split(self,
         part:str, # 'train', 'valid' or 'test'
     )->np.ndarray:
-        "Numbers of the readable pictures of a part"
+        "Numbers of the readable pictures in a part"
         return np.flatnonzero(self.partition==('train', 'valid', 'test').index(part))
-    def pixels(self, idxs)->torch.Tensor:
+    def pixels(self, idxs:Sequence[int])->torch.Tensor:
         "uint8 (n,3,S',S'); read in the order of the disk"
         idxs, out = np.asarray(idxs), np.empty((len(idxs), *self.images.shape[1:]), dtype=np.uint8)
         order = idxs.argsort()
         out[order] = self.images[idxs[order]]
         return torch.from_numpy(out)
-    def center_crop(self, idxs)->tuple:
+    def center_crop(self, idxs:Sequence[int])->tuple[torch.Tensor, torch.Tensor]:
         "Pixels and landmarks without the margin: uint8 (n,3,S,S), (n,5,2)"
         m = self.margin
         return self.pixels(idxs)[..., m:m+self.size, m:m+self.size], self.points(idxs) - m
-    def points(self, idxs)->torch.Tensor:
+    def points(self, idxs:Sequence[int])->torch.Tensor:
         "Landmarks (n,5,2) in pixels of the cached pictures"
         if self.landmarks is not None: return self.landmarks[torch.as_tensor(idxs)]
         return template_points(self.template, self.size).expand(len(idxs), 5, 2) + self.margin
 
 # %% ../nbs/21_cache.ipynb #1410b814
-def _check_crop(crop):
+def _check_crop(crop:str | Sequence)->str | list:
     if isinstance(crop, str): return check_choice(crop, [*CROPS, 'auto'], 'crop')
     try: fractions = [float(v) for v in crop]
     except (TypeError, ValueError): fractions = []
@@ -235,11 +238,11 @@ def _check_crop(crop):
     return fractions
 
 def load_cache(
-    source, # from `resolve_dataset`
+    source:CelebA | SyntheticFaces | str | Path, # from `resolve_dataset`, or what it takes
     size:int=64, # pixels of the square crop, a multiple of 16
-    crop='auto', # a name in `CROPS`, 'auto', or four fractions
+    crop:str | Sequence='auto', # a name in `CROPS`, 'auto', or four fractions
 )->ImageCache:
-    "The pictures of a source; the first call builds the cache, all others open it"
+    "The pictures of a source; the first call builds the cache, later ones open it"
     source, size, crop = resolve_dataset(source), check_int(size, 'size'), _check_crop(crop)
     if size % 16 or not 16 <= size <= 512: raise WrongInput(f'size {size}: a multiple of 16 from 16 to 512 is expected')
     if source.kind=='faces' and crop not in ('auto', 'whole'): raise WrongInput(f'crop {crop}: drawn faces are used whole')

@@ -8,14 +8,16 @@ __all__ = ['region_pixels', 'mask_pixels', 'downsample_mask', 'composite_at', 'u
 
 # %% ../nbs/68_compositing.ipynb #8700847c
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 
 from .core import WrongInput
 from .geometry import pixel_centers, Similarity, warp
 from .images import eight_bits
 from .masks import feather, region_mask
+
+if TYPE_CHECKING: from PIL.Image import Image
 
 # %% ../nbs/68_compositing.ipynb #a2c54073
 def bounding_box(
@@ -56,7 +58,7 @@ def region_pixels(
     return (M[0, 0] > 0) & inside_square(T, size_px, box), box
 
 # %% ../nbs/68_compositing.ipynb #1e15af94
-def _array(mask): # numpy; None for what is no array of numbers
+def _array(mask): # numpy; None if it is not an array of numbers
     import numpy as np
     try:
         if hasattr(mask, 'convert'): return np.asarray(eight_bits(mask).convert('L')) > 127
@@ -78,10 +80,10 @@ def mask_pixels(
     m = _array(mask)
     if m is None:
         found = type(mask).__name__
-        raise WrongInput(f'mask: a {found} of what are no numbers: give an array or a tensor of True and False, or a PIL image')
+        raise WrongInput(f'mask: a {found} that holds no numbers: give an array or a tensor of True and False, or a PIL image')
     if m.shape != (h, w):
         raise WrongInput(f'mask: its shape is {m.shape}, but the source has {h} rows and {w} columns: {(h, w)} is expected')
-    if not np.isfinite(m).all(): raise WrongInput('mask: it holds values that are no numbers: give True and False')
+    if not np.isfinite(m).all(): raise WrongInput('mask: some of its values are not finite: give True and False')
     M = torch.tensor(m if m.dtype==bool else m > .5)
     if not M.any(): raise WrongInput('mask: it is empty, so nothing would be edited')
     l, t, r, b = box = bounding_box(T, size_px, size)
@@ -95,7 +97,7 @@ def mask_pixels(
 def boundary(
     M:torch.Tensor, # bool (h, w)
 )->torch.Tensor: # bool (h, w)
-    "The pixels of M that have a neighbour outside, or lie at the border"
+    "The pixels of M that have a neighbour outside M, or lie at the border"
     inner = torch.zeros_like(M)
     inner[1:-1, 1:-1] = M[1:-1, 1:-1] & M[:-2, 1:-1] & M[2:, 1:-1] & M[1:-1, :-2] & M[1:-1, 2:]
     return M & ~inner
@@ -162,7 +164,7 @@ def crop_to_mask(
     box:tuple, # its left, top, right, bottom
     margin:int=0, # pixels to leave around, where the box has them
 )->tuple: # M and its box
-    "Cut M and its box to where M is"
+    "Crop M and its box to where M is"
     rows, columns = M.any(1).nonzero()[:, 0], M.any(0).nonzero()[:, 0]
     t, b = max(0, int(rows[0]) - margin), min(len(M), int(rows[-1]) + 1 + margin)
     l, r = max(0, int(columns[0]) - margin), min(M.shape[1], int(columns[-1]) + 1 + margin)

@@ -7,9 +7,11 @@ __all__ = ['crop_flip', 'Batch', 'ExemplarLoader', 'dataloaders']
 
 # %% ../nbs/22_data.ipynb #1755f3b7
 import copy
+import os
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,8 +23,10 @@ from torch import Tensor
 from .core import check_device, check_int, generator, grid, normalize, WrongInput
 from .attributes import check_attributes, label_names, parse_region, REGIONS
 from .masks import mask_out, region_mask, training_masks
-from .datasets import resolve_dataset
+from .datasets import CelebA, resolve_dataset, SyntheticFaces
 from .cache import ImageCache, load_cache, parallel_map
+
+if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% ../nbs/22_data.ipynb #1853a011
 _MIRROR = [1, 0, 2, 4, 3]            # left eye <-> right eye, nose, left <-> right corner of the mouth
@@ -33,7 +37,7 @@ def _transform_landmarks(
     dx:torch.Tensor, # (n,) ints: where the crop begins
     dy:torch.Tensor, # likewise, from above
     flip:torch.Tensor, # bool (n,): mirror left and right
-)->torch.Tensor: # (n,5,2); on the device of all that is given
+)->torch.Tensor: # (n,5,2); on the device of the arguments
     "Landmarks of pictures that were cropped and mirrored"
     p = points - torch.stack([dx, dy], -1)[:, None]
     mirrored = torch.stack([size - p[..., 0], p[..., 1]], -1)[:, _MIRROR]
@@ -46,16 +50,16 @@ def crop_flip(
     dx:torch.Tensor, # (n,) ints in 0..S'-S: where the crop begins
     dy:torch.Tensor, # likewise, from above
     flip:torch.Tensor, # bool (n,): mirror left and right
-)->tuple: # uint8 (n,3,S,S) and its landmarks; on the device of all that is given
+)->tuple[Tensor, Tensor]: # uint8 (n,3,S,S) and its landmarks; on the device of the arguments
     "Crop and mirror each picture of a batch, and its landmarks with it"
     j, (n, _, _, side) = torch.arange(size, device=x.device), x.shape
     rows, columns = dy[:, None] + j, dx[:, None] + torch.where(flip[:, None], size - 1 - j, j)
-    at = (rows[:, :, None]*side + columns[:, None]).view(n, 1, -1).expand(n, 3, -1) # which pixels: crop and mirror in one go
+    at = (rows[:, :, None]*side + columns[:, None]).view(n, 1, -1).expand(n, 3, -1) # which pixels: crop and mirror in one step
     return x.flatten(2).gather(2, at).view(n, 3, size, size), _transform_landmarks(points, size, dx, dy, flip)
 
 # %% ../nbs/22_data.ipynb #f26df96d
 @lru_cache(8)
-def _order(n, seed, epoch): return torch.randperm(n, generator=generator(seed, 'order', epoch)).numpy()
+def _order(n:int, seed:int, epoch:int)->np.ndarray: return torch.randperm(n, generator=generator(seed, 'order', epoch)).numpy()
 
 def batch_indices(
     n:int, # how many pictures there are
@@ -63,7 +67,7 @@ def batch_indices(
     seed:int, # of the orders
     k:int, # number of the batch
 )->np.ndarray: # int (bs,)
-    "Which pictures batch k holds: every one once an epoch, in a new order each epoch"
+    "Which pictures are in batch k: every picture once per epoch, in a new order each epoch"
     at = np.arange(k*bs, (k+1)*bs)
     return np.concatenate([_order(n, seed, int(e))[at[at//n==e] % n] for e in np.unique(at//n)])
 
@@ -74,18 +78,18 @@ class _Fields(NamedTuple):
     M: Tensor         # (N, 1, S, S) masks of 0/1
     y_A: Tensor       # (N, n) labels of A, 0/1
     y_B: Tensor       # (N, n) labels of B
-    landmarks: Tensor # (N, 5, 2) pixels of A; the template's, where the pictures came without any
+    landmarks: Tensor # (N, 5, 2) pixels of A; the template's, if the data set has none
     idxs: Tensor      # (N,) int64, on the CPU: which pictures A are
     k: int            # the number of the batch
 
 class Batch(_Fields):
-    "What was drawn for one batch: A, B, M, y_A, y_B, landmarks, idxs, k"
+    "Everything that was drawn for one batch: A, B, M, y_A, y_B, landmarks, idxs, k"
     def __new__(cls, *values, **named): # fastai makes tuples from a list, Python from values
         return super().__new__(cls, *(values[0] if len(values)==1 and not named else values), **named)
 
 # %% ../nbs/22_data.ipynb #fb38e746
-def _draw(dl, k):
-    "What is random in batch k: pictures, where crops begin, which are mirrored, which are B, and the generator for the rest"
+def _draw(dl:'ExemplarLoader', k:int)->tuple:
+    "What is random in batch k: pictures, where crops begin, which are mirrored, which are B, and the generator for the masks"
     (rank, world), n = dl.rank_world, dl.bs*dl.rank_world[1]
     g = generator(dl.seed, 'batch', k, rank_world=dl.rank_world)
     i = torch.from_numpy(dl.idxs[batch_indices(len(dl.idxs), n, dl.seed, k)])
@@ -96,19 +100,19 @@ def _draw(dl, k):
     held = torch.cat([mine, perm[mine]])              # another process may hold A's exemplar
     return i[held], dx[held], dy[held], flip[held], torch.arange(dl.bs, 2*dl.bs), g
 
-def _onto(device, *tensors):
-    "To the device; from pinned memory a GPU fetches them while it calculates"
+def _to_device(device, *tensors:Tensor)->list[Tensor]:
+    "Move tensors to the device; from pinned memory a GPU copies them while it computes"
     pin = lambda t: t.pin_memory() if torch.device(device).type=='cuda' and t.device.type=='cpu' else t
     return [pin(t).to(device, non_blocking=True) for t in tensors]
 
-def _train_batch(dl, k):
+def _train_batch(dl:'ExemplarLoader', k:int)->tuple:
     "Pictures (uint8), their landmarks, M of the first of them, which they are, and which of them are B"
     p, (i, dx, dy, flip, exemplars, g) = dl.pictures, _draw(dl, k)
-    x, points = crop_flip(*_onto(dl.device, p.pixels(i), p.points(i)), p.size, *_onto(dl.device, dx, dy, flip))
+    x, points = crop_flip(*_to_device(dl.device, p.pixels(i), p.points(i)), p.size, *_to_device(dl.device, dx, dy, flip))
     return x, points, training_masks(points[:dl.bs], p.size, g, dl.regions), i, exemplars
 
-def _valid_batch(dl, k):
-    "The same, and nothing is random: the regions take turns, and each exemplar is the next picture"
+def _valid_batch(dl:'ExemplarLoader', k:int)->tuple:
+    "The same without randomness: the regions take turns, and each exemplar is the next picture"
     p, at, regions = dl.pictures, range(k*dl.bs, min((k + 1)*dl.bs, len(dl.idxs))), dl.regions or REGIONS
     i = torch.from_numpy(dl.idxs[at.start:at.stop])
     x, points = p.center_crop(i)
@@ -121,17 +125,17 @@ class ExemplarLoader(DataLoader):
     "Loads `Batch` records; batch k is a pure function of (seed, k)"
     n_inp = 3
     def __init__(self,
-        pictures:ImageCache,
-        idxs, # which of them
+        pictures:ImageCache, # where they are read from
+        idxs:Sequence[int], # which of them
         bs:int=32, # faces in a batch
         seed:int=0, # of every random choice
-        attributes=None, # names of the labels; None: all
-        regions=None, # regions and unions for the masks; None: all
+        attributes:Sequence[str] | None=None, # names of the labels; None: all
+        regions:Sequence[str] | None=None, # regions and unions for the masks; None: all
         train:bool=True, # False: no shift, no mirror, fixed order, pairs and masks
-        n_batches:int=None, # batches in a round; None: once through the pictures
-        max_shift:int=None, # largest random shift, pixels, within the margin of 1/16 of the size; None: half of it
-        device=None, # where batches are wanted; None: the CPU
-        rank_world=(0, 1), # of several processes: the number of this one, and how many; a batch has `bs` faces in each
+        n_batches:int | None=None, # batches in a round; None: once through the pictures
+        max_shift:int | None=None, # largest random shift, pixels, within the margin of 1/16 of the size; None: half of it
+        device:str | torch.device | None=None, # where to put batches; None: the CPU
+        rank_world:tuple[int, int]=(0, 1), # of several processes: the number of this one, and how many; a batch has `bs` faces in each
     ):
         self.pictures, self.idxs, self.regions = pictures, np.asarray(idxs), regions
         self.seed, self.train, self.rank_world = seed, train, rank_world
@@ -141,8 +145,8 @@ class ExemplarLoader(DataLoader):
         self.start, self.n_batches = 0, once if n_batches is None else check_int(n_batches, 'n_batches', 1)
         self.max_shift = pictures.margin//2 if max_shift is None else check_int(max_shift, 'max_shift', 0, pictures.margin)
         super().__init__(self.idxs, bs=bs, device=check_device(device or 'cpu'))
-    def __len__(self): return self.n_batches - self.start % self.n_batches          # what is left of the round
-    def __iter__(self):
+    def __len__(self)->int: return self.n_batches - self.start % self.n_batches          # what is left of the round
+    def __iter__(self)->Iterator[Batch]:
         stop = self.start + len(self)
         ks = range(self.start, stop)
         yield from map(self.batch, ks) if self.device.type=='cpu' else parallel_map(self.batch, ks, workers=1)
@@ -156,23 +160,23 @@ def batch(self:ExemplarLoader,
     "Batch k, on the loader's device"
     x, points, M, i, exemplars = (_train_batch if self.train else _valid_batch)(self, k)
     y = self.pictures.labels[i][:, self.columns].float()
-    x, points, M, y, at = _onto(self.device, x, points, M, y, exemplars)
+    x, points, M, y, at = _to_device(self.device, x, points, M, y, exemplars)
     n, x = len(M), normalize(x)
     return Batch(x[:n], x[at], M, y[:n], y[at], points[:n], i[:n], k)
 
 @patch
 def one_batch(self:ExemplarLoader)->Batch: return self.batch(self.start)
 @patch
-def new(self:ExemplarLoader, *args, **kwargs): return copy.copy(self)
+def new(self:ExemplarLoader, *args, **kwargs)->ExemplarLoader: return copy.copy(self)
 
 # %% ../nbs/22_data.ipynb #2db7b2c1
 def show_edits(
     b:Batch, # or its first five: A, B, M, y_A, y_B
-    attributes, # names of the labels
-    n:int=6, # pictures in a row
-    y=None, # (N,3,H,W) in [-1,1]: the results, if there are any
-): # matplotlib Figure; the batch may lie on any device
-    "What the networks really get, and the results; above A the labels that A has and B has not, above B the reverse"
+    attributes:Sequence[str], # names of the labels
+    n:int=6, # pictures per row
+    y:Tensor | None=None, # (N,3,H,W) in [-1,1]: the results, if there are any
+)->'Figure': # the batch may be on any device
+    "What the networks really see, and the results; above A the labels that A has and B does not, above B the reverse"
     import matplotlib.pyplot as plt
     A, B, M, y_A, y_B = (t[:n].detach().float().cpu() for t in b[:5])
     rows = {'A': A, 'A_tilde': mask_out(A, M), 'B': B, 'B * M': B*M} | ({} if y is None else {'y': y[:n].detach().float().cpu()})
@@ -194,23 +198,24 @@ def show_edits(
     plt.close(fig)
     return fig
 
-def _caption(y, attributes, max_names=3):
+def _caption(y:Tensor, attributes:Sequence[str], max_names:int=3)->str:
     names = [o.replace('_', ' ') for o in label_names(y, attributes)]
     return '\n'.join(names[:max_names - (len(names) > max_names)] + ['...']*(len(names) > max_names)) or '-'
 
 @patch
-def show_batch(self:ExemplarLoader, b=None, max_n=6, **kwargs): return show_edits(b or self.one_batch(), self.attributes, max_n)
+def show_batch(self:ExemplarLoader, b:Batch | None=None, max_n:int=6, **kwargs)->'Figure':
+    return show_edits(b or self.one_batch(), self.attributes, max_n)
 @patch
-def show_results(self:ExemplarLoader, b, out, max_n=6, **kwargs):
+def show_results(self:ExemplarLoader, b:Batch, out:Tensor, max_n:int=6, **kwargs)->None:
     from IPython.display import display
     display(show_edits(b, self.attributes, max_n, y=out))
 
 # %% ../nbs/22_data.ipynb #79addf4e
 def oversample(
-    idxs, # which pictures
-    labels:torch.Tensor, # (len(idxs), m) of 0/1: theirs
-    target_freq:float=.3, # labels that are rarer than this are seen more often
-    max_repeats:int=8, # turns that a picture has at most
+    idxs:Sequence[int], # which pictures
+    labels:torch.Tensor, # (len(idxs), m) of 0/1: their labels
+    target_freq:float=.3, # pictures with labels rarer than this are repeated
+    max_repeats:int=8, # how often a picture occurs at most
 )->np.ndarray: # ints: `idxs`, some of them several times
     "Pictures with rare labels, repeated"
     f = labels.float().mean(0)
@@ -218,8 +223,8 @@ def oversample(
     return np.repeat(np.asarray(idxs), turns.clamp(max=max_repeats).numpy())
 
 # %% ../nbs/22_data.ipynb #5e3f5847
-def _source_info(data, p, idxs):
-    "What a run should remember of its data, ready for JSON; bad pictures are reported"
+def _source_info(data, p:ImageCache, idxs:dict)->dict:
+    "What a run should record about its data, ready for JSON; bad pictures are reported"
     bad = [name for name, _ in p.info['bad']]
     if bad: print(f"{len(bad)} pictures left out: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}", flush=True)
     kind, counts = p.info['kind'], dict(n_train=len(idxs['train']), n_valid=len(idxs['valid']), n_bad=len(bad))
@@ -228,21 +233,21 @@ def _source_info(data, p, idxs):
 
 # %% ../nbs/22_data.ipynb #2e032b24
 def dataloaders(
-    data, # 'faces', a path to CelebA (folder or zip), or a source
+    data:str | os.PathLike | CelebA | SyntheticFaces, # 'faces', a path to CelebA (folder or zip), or a source
     size:int=64, # pixels
     bs:int=32, # faces in a batch
     seed:int=0, # of every random choice
-    attributes=None, # list or 'Smiling,Mustache'; None: all that the source has
-    regions=None, # list of regions and unions to train on; None: all
-    crop='auto', # 'tight', 'square', 'whole' or four fractions; 'auto': by the proportion of the pictures
+    attributes:str | Sequence[str] | None=None, # list or 'Smiling,Mustache'; None: all that the source has
+    regions:Sequence[str] | None=None, # regions and unions to train on; None: all
+    crop:str | Sequence='auto', # 'tight', 'square', 'whole' or four fractions; 'auto': by the proportion of the pictures
     val_every:int=200, # batches from one validation to the next
-    skip_bad:bool=False, # go on without unreadable photographs
-    device=None, # where batches are wanted; None: the best there is
-    n_train:int=None, # use so many training pictures; None: all
-    max_valid:int=512, # at most so many validation pictures
-    max_shift:int=None, # largest random shift, pixels, 1/16 of the size at most; None: 1/32
-    balance:bool=False, # see training pictures with rare labels more often
-    rank_world=(0, 1), # of several processes: the number of this one, and how many; see `distributed`
+    skip_bad:bool=False, # leave out unreadable photographs
+    device:str | torch.device | None=None, # where to put batches; None: the best there is
+    n_train:int | None=None, # number of training pictures; None: all
+    max_valid:int=512, # number of validation pictures, at most
+    max_shift:int | None=None, # largest random shift, pixels, 1/16 of the size at most; None: 1/32
+    balance:bool=False, # oversample training pictures with rare labels
+    rank_world:tuple[int, int]=(0, 1), # of several processes: the number of this one, and how many; see `distributed`
 )->DataLoaders:
     "Training and validation batches for fastai's `Learner`"
     for name, v in dict(bs=bs, n_train=2 if n_train is None else n_train, max_valid=max_valid).items():

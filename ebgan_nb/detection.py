@@ -7,7 +7,7 @@ __all__ = ['find_faces', 'AlignedFace', 'is_photograph']
 
 # %% ../nbs/65_detection.ipynb #64d6be94
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +21,10 @@ from .geometry import template_fractions, warp_tensor
 from .images import on_white
 from .weights import load_weights
 
+if TYPE_CHECKING:
+    import cv2
+    from PIL.Image import Image
+
 # %% ../nbs/65_detection.ipynb #ec17778c
 BOX_LANDMARKS = np.array([.300 + .392j, .690 + .392j, .494 + .635j, .318 + .806j, .667 + .806j]) # in the cascade's square, as x + iy
 
@@ -33,7 +37,7 @@ class DetectedFace(NamedTuple):
 
 def cascade(
     name:str, # such as 'frontalface_alt2'
-): # cv2.CascadeClassifier; a fresh one, since it must not be shared by threads
+)->'cv2.CascadeClassifier': # a fresh one, since it must not be shared by threads
     "One of OpenCV's trained cascades"
     try: import cv2
     except ImportError: cv2 = None
@@ -46,9 +50,9 @@ def cascade(
 def landmarks_from_eyes(
     grey:np.ndarray, # uint8 (H,W)
     square:tuple, # left, top, width, height
-    eyes, # cv2.CascadeClassifier: the cascade 'eye'
-)->tuple: # complex (5,): the landmarks; and whether both eyes were found
-    "Landmarks in a detector's square: by the eyes if they are seen, else by its proportions"
+    eyes:'cv2.CascadeClassifier', # the cascade 'eye'
+)->tuple[np.ndarray, bool]: # complex (5,): the landmarks; and whether both eyes were found
+    "Landmarks in a detector's square: by the eyes if they are found, else by its proportions"
     l, t, s, _ = (int(v) for v in square)
     p = complex(l, t) + s*BOX_LANDMARKS
     seen = eyes.detectMultiScale(grey[t:t + int(.6*s), l:l + s], 1.05, 3, minSize=(s//7, s//7), maxSize=(s//2, s//2))
@@ -58,8 +62,8 @@ def landmarks_from_eyes(
     return Similarity.through(p[:2], best)(p), True
 
 # %% ../nbs/65_detection.ipynb #9bfa67f5
-ROTATIONS = (0,), (-22, 22), (-45, 45), (-90, 90), (180,) # degrees: the next ones are tried while there is no plain face
-MIN_SCORE = 15 # votes: of a face that nobody doubts
+ROTATIONS = (0,), (-22, 22), (-45, 45), (-90, 90), (180,) # degrees: the next ones are tried until a face is certain
+MIN_SCORE = 15 # votes: of a face that is certain
 SEARCH_SIDE = 640 # pixels: larger pictures are searched at this size, those below half of it at half of it
 
 def _look(grey, degrees, k, detector, eyes): # yields (votes, landmarks, middle, side, degrees), in pixels of the given picture
@@ -74,7 +78,7 @@ def _look(grey, degrees, k, detector, eyes): # yields (votes, landmarks, middle,
 
 def detect(
     image:'Image', # PIL, any mode
-)->list: # of (complex (5,) landmarks, complex middle and side of the square, degrees, plain?), the largest first
+)->list[tuple]: # (complex (5,) landmarks, complex middle and side of the square, degrees, certain?), the largest first
     "What the detector finds, in pixels of the picture"
     from PIL import Image
     detector, eyes, found = cascade('frontalface_alt2'), cascade('eye'), []
@@ -92,7 +96,7 @@ def detect(
 # %% ../nbs/65_detection.ipynb #f16481ae
 @lru_cache(maxsize=1)
 def default_landmark_net()->nn.Module:
-    "The network that finds landmarks in drawn faces, from the weights that are shipped"
+    "The network that finds landmarks in drawn faces, from the shipped weights"
     return load_weights(asset('faces.safetensors'))[0].E.landmark_net
 
 @torch.inference_mode()
@@ -103,7 +107,7 @@ def refine_landmarks(
     n_iter:int=3, # how often to align and look again
     template:str='faces', # where the finder expects a face
 )->np.ndarray: # complex (5,)
-    "Landmarks as a finder sees them"
+    "Landmarks as a landmark network sees them, in a face aligned by rough ones"
     S, swap = 4 << len(finder.down), [1, 0, 2, 4, 3] # its picture's size follows from its layers
     device = next(finder.parameters()).device
     expected = S*np.array(template_fractions(template))
@@ -118,19 +122,19 @@ def refine_landmarks(
 # %% ../nbs/65_detection.ipynb #757db899
 def find_faces(
     image:'Image', # PIL; it is searched by the CPU
-    finder:nn.Module=None, # `E.landmark_net`: sees landmarks in aligned faces; None: that for drawn faces; False: the detector alone
+    finder:nn.Module=None, # `E.landmark_net` of a model; None: the shipped one for drawn faces; False: the detector alone
     template:str='faces', # where that finder expects a face
-)->list: # of `DetectedFace`, the largest first; empty if there is none
+)->list[DetectedFace]: # the largest first; empty if there is none
     "The faces in a picture"
     image = on_white(image)
     x, finder = pil_to_tensor(image), default_landmark_net() if finder is None else finder
-    def made(p, middle, side, degrees, plain):
+    def made(p, middle, side, degrees, certain):
         q = refine_landmarks(x, p, finder, template=template) if finder else p
         if abs(q - p).mean() > .5*abs(p[1] - p[0]): q = p # it saw something else
         points = np.stack([q.real.clip(0, image.width), q.imag.clip(0, image.height)], 1)
         first, last = middle - (1 + 1j)*side/2, middle + (1 + 1j)*side/2
         box = tuple(round(v) for v in (first.real, first.imag, last.real, last.imag))
-        note = '' if plain else 'this may be no face: look at its points, and drag them if they are wrong'
+        note = '' if certain else 'this may be no face: look at its points, and drag them if they are wrong'
         return DetectedFace(points, box, float(degrees), note)
     return [made(*f) for f in detect(image)]
 
@@ -138,7 +142,7 @@ def _one_face(
     image:'Image', # PIL
     finder:nn.Module=None, # as for `find_faces`
     template:str='faces', # likewise
-)->DetectedFace: # its `note` says if it is not plain, or was chosen among several
+)->DetectedFace: # its `note` says if it is uncertain, or one of several
     "The largest face in a picture, or `WrongInput`"
     faces = find_faces(image, finder, template)
     if not faces:
@@ -183,7 +187,7 @@ class AlignedFace:
 # %% ../nbs/65_detection.ipynb #01e9d87e
 def feather_border(
     m:torch.Tensor, # float (size,size) in 0..1
-    width:int, # pixels over which it falls off
+    width:int, # pixels over which it falls to 0
 )->torch.Tensor: # float (size,size)
     "A mask that falls to 0 along the border of its square"
     d = torch.arange(len(m)) + .5
@@ -207,7 +211,7 @@ def _warped_back(edit, A, m, T, box, sigma): # the change in the picture's pixel
 @patch
 def pasted(self:AlignedFace,
     edit:'Image', # PIL, size x size: what a model made of `aligned(size, template)`
-    mask:np.ndarray=None, # (size,size) of 0..1: what may change, and how much; None: all of the square, softly framed
+    mask:np.ndarray=None, # (size,size) of 0..1: what may change, and how much; None: all of the square, with a soft frame
     template:str='faces', # as it was for `aligned`
     sigma:float=12., # of 255: where the edit changes less than this, the picture keeps its own detail
 )->'Image': # PIL, RGB, of the picture's size: its own bytes wherever the mask is 0
@@ -230,10 +234,10 @@ def pasted(self:AlignedFace,
     return result
 
 # %% ../nbs/65_detection.ipynb #6b1e0a02
-PHOTO_CLASSIFIER = 'celeba-or-drawn.safetensors' # learnt from CelebA's photographs
+PHOTO_CLASSIFIER = 'celeba-or-drawn.safetensors' # trained on CelebA's photographs
 
 def photo_classifier()->nn.Sequential: # (N,3,64,64) in [-1,1] to (N,1): above 0 for photographs
-    "A network that tells photographs from drawn faces by small parts of them, wherever they are"
+    "A network that tells photographs from drawn faces by small patches, wherever they are"
     def conv(a, b, k=3, stride=2): return [nn.Conv2d(a, b, k, stride, k//2), nn.ReLU()]
     features = [*conv(3, 8, 5), *conv(8, 16), *conv(16, 16, stride=1), *conv(16, 32)]
     return nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1))

@@ -10,6 +10,7 @@ __all__ = ['rank_world', 'is_main_process', 'process_group', 'PeerLost', 'raise_
 import os
 import re
 import signal
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -19,25 +20,26 @@ import torch.distributed as dist
 from .core import RunFailed, WrongInput
 
 # %% ../nbs/45_distributed.ipynb #dc9f9369
-def rank_world()->tuple: # (rank, world)
+def rank_world()->tuple[int, int]: # (rank, world)
     "The number of this process, from 0, and how many train together"
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 def is_main_process()->bool:
-    "Does this process speak for all: does it write files and draw?"
+    "Does this process write the files and draw, for all of them?"
     return rank_world()[0]==0
 
 # %% ../nbs/45_distributed.ipynb #61da0f39
 @contextmanager
 def process_group(
-    minutes:float=10., # so long one process waits for another
-):
-    "Join the processes that a launcher started, and part in the end; alone, nothing happens"
+    minutes:float=10., # how long one process waits for another
+)->Iterator[None]:
+    "Join the processes that a launcher started, and leave at the end; alone, nothing happens"
     if int(os.environ.get('WORLD_SIZE', 1)) < 2 or dist.is_initialized(): yield; return
     try: from accelerate import PartialState
     except ImportError: raise WrongInput('several processes need accelerate: pip install "ebgan_nb[scale]"') from None
     PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(minutes=minutes))
-    old = signal.signal(signal.SIGTERM, signal.SIG_IGN) # when one process dies, a launcher ends the others at once: they shall still save, and say why
+    # when one process dies, a launcher ends the others at once: let them save first, and say why
+    old = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         yield
         signal.signal(signal.SIGTERM, old)
@@ -50,8 +52,8 @@ class PeerLost(RunFailed):
     "Another process is gone"
 
 @contextmanager
-def raise_on_peer_loss():
-    "What fails because another process is gone becomes `PeerLost`"
+def raise_on_peer_loss()->Iterator[None]:
+    "A failure because another process is gone becomes `PeerLost`"
     try: yield
     except RuntimeError as e:
         rank, world = rank_world()
@@ -69,24 +71,26 @@ def all_reduce_sum(
 
 def any_rank(
     *says:bool, # what this process says
-    device='cpu', # where tensors have to be in order to travel
-)->list: # of bool
+    device:str|torch.device='cpu', # where tensors have to be in order to travel
+)->list[bool]:
     "Does any of the processes say yes? Several questions in one message"
-    return [*says] if rank_world()[1]==1 else [n > 0 for n in all_reduce_sum(torch.tensor(says, dtype=torch.float, device=device)).tolist()]
+    if rank_world()[1]==1: return [*says]
+    return [n > 0 for n in all_reduce_sum(torch.tensor(says, dtype=torch.float, device=device)).tolist()]
 
 # %% ../nbs/45_distributed.ipynb #1baba9cb
-def _row(t):
+def _row(t:torch.Tensor)->torch.Tensor:
     "The values of a dense tensor in memory's order, whatever its dimensions: a view, where `flatten` would copy channels-last weights"
     return t.as_strided((t.numel(),), (1,))
 
 @torch.no_grad()
 def average_gradients(
     model:torch.nn.Module, # parameters with gradients are about to move
-):
+)->None:
     "Gradients, and buffers such as running means, become their mean over all processes"
     world = rank_world()[1]
     if world==1: return
-    mine = [_row(t) for t in [*(p.grad for p in model.parameters() if p.grad is not None), *(b for b in model.buffers() if b.is_floating_point())]]
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    mine = [_row(t) for t in [*grads, *(b for b in model.buffers() if b.is_floating_point())]]
     flat = all_reduce_sum(torch.cat(mine)).div_(world)
     torch._foreach_copy_(mine, list(flat.split([len(t) for t in mine])))
 
@@ -94,6 +98,6 @@ def average_gradients(
 def rank_weights(
     n:torch.Tensor, # how much each of this process's means is made of: pixels, patches, labels
 )->torch.Tensor: # likewise; 1 for one process alone
-    "What its means count for, against those of the other processes"
+    "Weights that make the average of the processes' means equal the mean over all"
     n, world = n.detach().float().clamp(min=1), rank_world()[1]
     return n*world/all_reduce_sum(n.clone()) if world > 1 else torch.ones_like(n)

@@ -7,106 +7,109 @@ __all__ = []
 
 # %% ../nbs/11_drawing.ipynb #92d2d8e2
 import math
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
+from torch import Tensor
 
 # %% ../nbs/11_drawing.ipynb #711c434b
 def smooth(
-    a, # the step's foot: 0 here and before
-    b, # its top: 1 here and beyond; a > b gives a falling step
-    x:torch.Tensor, # where to evaluate it
-)->torch.Tensor: # of x's shape, 0 to 1
+    a:float | Tensor, # the step's foot: 0 here and before
+    b:float | Tensor, # its top: 1 here and beyond; a > b gives a falling step
+    x:Tensor, # where to evaluate it
+)->Tensor: # of x's shape, 0 to 1
     "A step without corners"
     t = ((x - a)/(b - a)).clamp(0, 1)
     return t*t*(3 - 2*t)
 
 def blob(
-    x:torch.Tensor, # coordinate relative to the centre
-    y:torch.Tensor, # coordinate relative to the centre, down
-    rx, # half axis along x, in the unit of x: a number or a tensor
-    ry, # half axis along y
-)->torch.Tensor: # 0 to 1
+    x:Tensor, # coordinate relative to the centre
+    y:Tensor, # coordinate relative to the centre, down
+    rx:float | Tensor, # half axis along x, in the unit of x
+    ry:float | Tensor, # half axis along y
+)->Tensor: # 0 to 1
     "A soft hill of height 1 that is exactly 0 beyond its half axes"
     return (1 - (x/rx).square() - (y/ry).square()).clamp(min=0).square()
 
 def mix(
-    a, # one end
-    b, # the other end
-    w, # share of b, 0 to 1
-)->torch.Tensor:
+    a:float | Tensor, # one end
+    b:float | Tensor, # the other end
+    w:float | Tensor, # share of b, 0 to 1
+)->Tensor:
     "a where w is 0, b where w is 1"
     return a + (b - a)*w
 
 # %% ../nbs/11_drawing.ipynb #d7c5ba5f
 def cover(
-    d:torch.Tensor, # signed distance, negative inside
-    px, # side of a pixel, in the unit of d
-    soft=0., # additional width of the edge, in the unit of d
-)->torch.Tensor: # 0 to 1
-    "Share of each pixel that lies inside a shape"
+    d:Tensor, # signed distance, negative inside
+    px:float | Tensor, # side of a pixel, in the unit of d
+    soft:float=0., # additional width of the edge, in the unit of d
+)->Tensor: # 0 to 1
+    "Fraction of each pixel that lies inside a shape"
     return (.5 - d/(px + soft)).clamp(0, 1)
 
 def superellipse_radius(
-    x:torch.Tensor, # coordinate relative to the centre
-    y:torch.Tensor, # coordinate relative to the centre, down
-    rx, # half axis along x
-    ry, # half axis along y
-    square=0., # 0 for an ellipse, towards 1 for a rounded box
-)->torch.Tensor: # 1 on the curve, less inside
-    "Distance from the centre in units of the curve's. Minus 1, times the half axis: nearly a signed distance"
+    x:Tensor, # coordinate relative to the centre
+    y:Tensor, # coordinate relative to the centre, down
+    rx:float | Tensor, # half axis along x
+    ry:float | Tensor, # half axis along y
+    square:float | Tensor=0., # 0 for an ellipse, towards 1 for a rounded box
+)->Tensor: # 1 on the curve, less inside
+    "Distance from the centre, relative to the curve's. Minus 1, times the half axis, it is nearly a signed distance"
     u, v = (x/rx).square(), (y/ry).square()
     round_ = (u + v).sqrt()
     return round_ if isinstance(square, float) and square == 0 else mix(round_, (u.square() + v.square()).sqrt().sqrt(), square)
 
 # %% ../nbs/11_drawing.ipynb #62d78eff
 class Canvas:
-    "Coordinates, and the maps that the light will read, of N faces"
+    "The coordinates of N faces, and the maps that the light will read"
     coords = 'X', 'Y', 'x', 'y', 'hx', 'edge', 'px'
     def __init__(self,
-        f, # the factors: a namespace of (N,1,1,1) tensors
+        f:SimpleNamespace | None, # the factors: (N,1,1,1) tensors
         size:int, # side of the picture in pixels
-        maps:torch.Tensor, # (N,8,h,w): colour, tilt, gloss, open, sun
-        offset=(0, 0), # row and column of the first pixel
-        **fields, # coordinates: (N,1,h,w)
+        maps:Tensor, # (N,8,h,w): colour, tilt, gloss, open, sun
+        offset:tuple=(0, 0), # row and column of the first pixel
+        **fields:Tensor, # coordinates: (N,1,h,w)
     ):
         self.f, self.size, self.maps, self.offset = f, size, maps, offset
         self.colour, self.nx, self.ny, self.gloss, self.open, self.sun = maps.split([3, 1, 1, 1, 1, 1], 1)
         self.__dict__.update(fields)
 
     def paint(self, alpha, colour, nx=None, ny=None, gloss=None, open=None, sun=None):
-        "Lay something over what is there, as far as `alpha` covers it; maps that are not given stay"
+        "Paint over what is there, to the degree that `alpha` covers it; maps that are not given stay as they are"
         maps = self.colour, self.nx, self.ny, self.gloss, self.open, self.sun
         for old, new in zip(maps, (colour, nx, ny, gloss, open, sun)):
             if new is not None: old.lerp_(torch.as_tensor(new, dtype=old.dtype), alpha)
 
     def bump(self, x, y, rx, ry, height, sign=1.):
-        "Tilt the surface as a blob of this height does; sign: -1 where x is mirrored"
+        "Tilt the surface like a blob of this height; sign: -1 where x is mirrored"
         t = (1 - (x/rx).square() - (y/ry).square()).clamp(min=0)*(4*height)
         self.nx += t*x*(sign/rx**2)
         self.ny += t*y/ry**2
 
     def shade(self, open, sun=0.):
-        "Take away a share of the light from all sides, and of the lamp's"
+        "Take away a fraction of the light from all sides, and of the lamp's"
         self.open *= 1 - open
         self.sun *= 1 - sun
 
 # %% ../nbs/11_drawing.ipynb #1781631e
 def direction(
-    f, # namespace of factors: `azimuth` and `elevation` in radians
+    f:SimpleNamespace, # factors: `azimuth` and `elevation` in radians
 )->tuple: # x, y, z
     "Unit vector towards the lamp; y points down, z towards the camera"
     up = f.elevation.cos()
     return f.azimuth.sin()*up, -f.elevation.sin(), f.azimuth.cos()*up
 
 def colours(
-    *c, # one number each for red, green and blue
-)->torch.Tensor: # (1,3,1,1)
-    "Three numbers that apply to the three channels"
+    *c:float, # one number each for red, green and blue
+)->Tensor: # (1,3,1,1)
+    "One number for each of the three channels"
     return torch.tensor(c).view(1, 3, 1, 1)
 
 def shade(
-    c:Canvas, # all is painted
-)->torch.Tensor: # (N,3,h,w), 0 to 1
+    c:Canvas, # with everything painted
+)->Tensor: # (N,3,h,w), 0 to 1
     "The picture: the maps under the lamp"
     f, (lx, ly, lz) = c.f, direction(c.f)
     steep = c.nx.square() + c.ny.square()
@@ -125,23 +128,23 @@ def shade(
 
 # %% ../nbs/11_drawing.ipynb #3e2084cb
 def srgb(
-    *c, # red, green, blue as on the screen, 0 to 1
-)->torch.Tensor: # (1,3,1,1)
+    *c:float, # red, green, blue as on the screen, 0 to 1
+)->Tensor: # (1,3,1,1)
     "A colour in linear light"
     return colours(*c).square()
 
 def hue_rgb(
-    hue:torch.Tensor, # (N,1,1,1), once round the colour circle from 0 to 1
-    sat, # 0 grey, 1 full
-    value, # 0 black, 1 bright
-)->torch.Tensor: # (N,3,1,1), linear
+    hue:Tensor, # (N,1,1,1), once around the colour circle from 0 to 1
+    sat:float | Tensor, # 0 grey, 1 full
+    value:float | Tensor, # 0 black, 1 bright
+)->Tensor: # (N,3,1,1), linear
     "A colour from three factors"
     return (value*(1 - sat*(.5 - .5*torch.cos(2*math.pi*(hue + colours(0., 1/3, 2/3)))))).square()
 
 def palette(
-    table, # screen colours: a list of (red, green, blue), 0 to 1
-    t:torch.Tensor, # (N,1,1,1): position in the list; fractions lie between two colours
-)->torch.Tensor: # (N,3,1,1), linear
+    table:Sequence[tuple], # screen colours (red, green, blue), 0 to 1
+    t:Tensor, # (N,1,1,1): position in the list; fractions lie between two colours
+)->Tensor: # (N,3,1,1), linear
     "A colour between those of a list"
     table = torch.tensor(table).square()
     t = t.flatten().clamp(0, len(table) - 1.001)

@@ -14,9 +14,9 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 from fastcore.basics import patch
 from torch import nn
 
@@ -35,6 +35,8 @@ from ebgan_nb.compositing import (
     composite_at, crop_to_mask, downsample_mask, feather_weight, mask_pixels, region_pixels, upsample_with_detail,
 )
 
+if TYPE_CHECKING: from PIL.Image import Image
+
 # %% ../nbs/70_editing.ipynb #a7922ff6
 def _told(x): # as a message tells it
     try: return printable(repr(x))[:80]
@@ -42,11 +44,11 @@ def _told(x): # as a message tells it
 
 def check_selection(
     editor:'Editor', # or anything with `attributes`
-    attributes:list=None, # names to be taken over from one exemplar; None: all that it has
+    attributes:list=None, # names to be taken over from the exemplar; None: all that it has
     labels:dict=None, # its labels, {name: 0 or 1}, or all n; the others are read by C
     others:str='absent', # what attributes that are not selected become: 'absent', or 'source': as they were
-)->dict: # of what is to be taken over; None for weights of EBGAN
-    "Which attributes are wanted, or `WrongInput` for what the model cannot filter by"
+)->dict: # selected names, labels, and what becomes of the others; None for weights of EBGAN
+    "The attributes to take over, or `WrongInput` for what the model cannot filter by"
     check_choice(others if isinstance(others, str) else _told(others), OTHERS, "value of 'others'")
     if not editor.attributes:
         if attributes is None and labels is None: return None
@@ -75,7 +77,7 @@ def label_tensors(
 # %% ../nbs/70_editing.ipynb #93cdd7a9
 @dataclass(frozen=True, eq=False)
 class EditPlan:
-    "All that an edit needs, checked and looked up: `run` paints it"
+    "All that an edit needs, checked and resolved: `run` paints it"
     editor:'Editor' # with the model that paints
     source:'Image' # PIL, see `to_editable`
     steps:tuple # (region, exemplar, its five landmarks, its `check_selection`), ...: one after the other
@@ -161,7 +163,7 @@ def _check_amounts(strength, soft, noise_floor=NOISE_FLOOR): # float, int, float
     if not (0 <= p <= 1000 and p==int(p)): raise WrongInput(f'soft={_told(soft)}: a whole number of pixels from 0 to 1000 is expected')
     return s, int(p), k
 
-def _number(x): # float; nan for what is none
+def _number(x): # float; nan for what is not a number
     if isinstance(x, (bool, str, bytes, bytearray)): return math.nan # float() would make a number of '1'
     try: return float(x)
     except Exception: return math.nan # whatever else somebody may hand over
@@ -173,7 +175,7 @@ def _check_template(template): # the same: where the weights' info says that the
     if len(points)!=5: raise WrongInput(f'{told} is neither a name that this version knows nor five points')
     inside = all(-.5 <= v <= 1.5 for p in points for v in (p.real, p.imag)) # NaN is not
     T, r2 = estimate_similarity(points, template_fractions('celeba')) if inside else (None, 0.)
-    if r2 < .7 or not .1 < abs(T.a) < 10: raise WrongInput(f'{told}: these five points are no face in a square of side 1')
+    if r2 < .7 or not .1 < abs(T.a) < 10: raise WrongInput(f'{told}: these five points do not form a face in a square of side 1')
     return template
 
 # %% ../nbs/70_editing.ipynb #b8d4cd23
@@ -235,12 +237,12 @@ class Editor:
         self.size:int = model.config.size # pixels of the network's square
         self.template = _check_template(info.get('regions_template', 'faces'))
         self.noise_floor = noise_floor_of(info) # unless one is given
-        self.regions = REGIONS # names that `region` may be made of
+        self.regions = REGIONS # the names that make up `region`
         self.attributes = tuple(getattr(model, 'attributes', ())) # names that the model can filter by; none for EBGAN
 
     @staticmethod
     def load(
-        weights:str=None, # a pretrained name, a run's folder, a .safetensors file, a Hub id 'user/repo'; None: by the source
+        weights:str=None, # a pretrained name, a run's folder, a .safetensors file, a Hub id 'user/repo'; None: chosen by the source
         device:str='cpu', # where the network works, see above
     )->'Editor':
         "An editor with weights from a file; nothing in it is executed"
@@ -257,7 +259,7 @@ class Editor:
     def __repr__(self): return f"Editor: {self.model.config.model}, {self.size} px, attributes: {', '.join(self.attributes) or 'none'}"
 
 # %% ../nbs/70_editing.ipynb #c7789ce5
-def _face(known, image, points, label): # a picture that comes twice is looked at once
+def _face(known, image, points, label): # a picture that is given twice is looked at once
     for face in known:
         if face.image is image and face.given is points: return face
     known.append(face := _FaceIn(image, points, label))
@@ -265,10 +267,11 @@ def _face(known, image, points, label): # a picture that comes twice is looked a
 
 @patch
 def plan(self:Editor,
-    source, exemplar, region=None, mask=None, attributes=None, labels=None, others='absent', strength=1., soft=0, # all as for `edit`
-    source_points=None, exemplar_points=None, noise_floor=None,
+    source:'Image', exemplar:'Image | dict[str, Image]', region:str=None, mask:'torch.Tensor | Image'=None, # all as for `edit`
+    attributes:list[str]=None, labels:dict[str, int]=None, others:str='absent', strength:float=1., soft:int=0,
+    source_points:list=None, exemplar_points:list=None, noise_floor:float=None,
 )->EditPlan: # `run` paints it
-    "Everything that an edit needs, looked up once; `WrongInput` for what does not go together"
+    "Everything that an edit needs, resolved once; `WrongInput` for what does not go together"
     source, pairs = to_editable(source, 'source'), _exemplars(exemplar, region, mask, exemplar_points)
     if hasattr(mask, 'convert'): mask = to_editable(mask, 'mask')
     faces, labelled = [], attributes is not None or labels is not None
@@ -287,19 +290,19 @@ def plan(self:Editor,
 @patch
 def edit(self:Editor,
     source:'Image', # PIL, any size and mode: the face to be edited
-    exemplar:'Image', # PIL: the face to be followed; or {region: PIL}
+    exemplar:'Image', # PIL: the face to take it from; or {region: PIL}
     region:str=None, # 'mouth', or a union such as 'mouth+nose'; or else:
     mask:torch.Tensor=None, # (H, W) bool, or a PIL image, at the source's size (upright): the pixels to be filled in. On any device
-    attributes:list=None, # names to be taken over, or {region: names}; None: all that the exemplar has. For Att-EBGAN
+    attributes:list[str]=None, # names to be taken over, or {region: names}; None: all that the exemplar has. For Att-EBGAN
     labels:dict=None, # the exemplar's labels, {name: 0 or 1} or all n, or {region: labels}; the others are read by C. For Att-EBGAN
     others:str='absent', # what attributes that are not selected become: 'absent', or 'source': as they were
     strength:float=1., # 0: the source's own code, 1: the exemplar's
     soft:int=0, # pixels of the source: width of the soft edge, which lies inside the mask
     source_points:list=None, # (5, 2) landmarks in pixels; 'auto': found; None: by convention, or found where the shape has none
     exemplar_points:list=None, # the same for the exemplar; or {region: (5, 2)}
-    noise_floor:float=None, # 0..1: the source stays where the exemplar changes less; 0: all is redrawn; None: by the weights
+    noise_floor:float=None, # 0..1: the source stays where the exemplar changes less; 0: all is redrawn; None: as the weights say
 )->'Image': # PIL, of the source's size and mode; bit-identical to the source outside the mask
-    "The source, its region filled in after the exemplar"
+    "The source, with a region filled in after the exemplar"
     points = source_points, exemplar_points
     return self.plan(source, exemplar, region, mask, attributes, labels, others, strength, soft, *points, noise_floor).run()
 
@@ -308,7 +311,7 @@ def edit(self:Editor,
 def read(self:Editor,
     image:'Image', # PIL: a face
     points:list=None, # (5, 2) landmarks in pixels, or 'auto', as for `edit`
-)->dict: # {attribute: how sure the classifier is, 0..1}
+)->dict[str, float]: # {attribute: the classifier's probability, 0..1}
     "The attributes that the model's classifier C sees in a face. For Att-EBGAN"
     face = _FaceIn(to_editable(image), points)
     editor = self._select(face, True)
@@ -318,7 +321,7 @@ def read(self:Editor,
     T = align(face.image.size, self._points(face, template), template, S)[1]
     with torch.inference_mode(): p = editor.model.C(normalize(warp(_rgb(face.image), T, (0, 0, S, S))).to(editor.device)).sigmoid()[0]
     if not p.isfinite().all():
-        raise WrongInput(f'{_weights_of(editor)}: what the classifier of these weights says are no numbers: train again, or take others')
+        raise WrongInput(f'{_weights_of(editor)}: the classifier of these weights is not finite: train again, or take others')
     return dict(zip(editor.attributes, p.tolist()))
 
 # %% ../nbs/70_editing.ipynb #7c2f1b05
@@ -353,7 +356,7 @@ class AutoEditor(Editor):
         return self._loaded[name]
 
     @property
-    def attributes(self): return self.editor_for(False, True).attributes if _is_shipped(self._names[1][0]) else ()
+    def attributes(self)->tuple[str, ...]: return self.editor_for(False, True).attributes if _is_shipped(self._names[1][0]) else ()
     def __repr__(self): return f"Editor: {', '.join(n for pair in self._names for n in pair if _is_shipped(n))}: whichever fits the picture"
 
 # %% ../nbs/70_editing.ipynb #7c2f1b06
@@ -404,7 +407,7 @@ def parser()->Parser:
 
 # %% ../nbs/70_editing.ipynb #ab3cc450
 @contextmanager
-def _hushed(): # decoders talk to the terminal behind Python's back: libtiff does
+def _hushed(): # some decoders, such as libtiff, write to the terminal behind Python's back
     try: kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     except OSError: kept = None # there is no terminal
     if kept is not None: os.dup2(nowhere, 2); os.close(nowhere)
@@ -414,7 +417,7 @@ def _hushed(): # decoders talk to the terminal behind Python's back: libtiff doe
 
 @command
 def main(
-    argv:list=None, # arguments; None: those of the command line
+    argv:list[str]=None, # arguments; None: those of the command line
 ):
     "ebgan_edit"
     args = parser().parse_args(argv)

@@ -7,8 +7,10 @@ __all__ = ['region_factors', 'transfer', 'sample_labelled', 'write_celeba', 'sam
 
 # %% ../nbs/15_faces.ipynb #5fe9e416
 import io
+import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import torch
 from fastcore.basics import patch
@@ -16,16 +18,18 @@ from fastcore.basics import patch
 from .core import check_choice, to_pil, WrongInput
 from .files import write_bytes
 from .attributes import CELEBA, check_attributes, parse_region, REGION_SHAPES
-from .portrait import canvas, check_people, FACTORS, PARTS, People, render, sample
+from .portrait import canvas, check_people, Factor, FACTORS, PARTS, People, render, sample
 from .features import half_mouth
+
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../nbs/15_faces.ipynb #bfa38b30
 _all_ = ['sample', 'render', 'People'] # also offered here: made in `portrait`
 
 # %% ../nbs/15_faces.ipynb #92a2cff1
-def _labels(factors):
+def _labels(factors:dict[str, torch.Tensor])->dict[str, torch.Tensor]:
     "{CelebA's name: bool (N,)}, in CelebA's order, from {name: (N,)}"
-    # as the attribute counts it: on['beard'] is True without a beard
+    # by the attribute: on['beard'] is True without a beard, since the attribute is No_Beard
     on = {k: fa.is_on(factors[k]) for k, fa in FACTORS.items() if fa.on}
     hair, kind = ~on['bald'], factors['hair_kind'].long()
     top = hair & ~on['hat']
@@ -36,13 +40,13 @@ def _labels(factors):
     return {name: told[name] for name in CELEBA if name in told}
 
 @patch(as_prop=True)
-def attributes(self:People):
-    "Frame (N, n) of 0 and 1 under CelebA's names, in its order"
+def attributes(self:People)->'pd.DataFrame':
+    "Frame (N, n) of 0 and 1, one column for each attribute, in CelebA's order"
     import pandas as pd
     return pd.DataFrame({k: v.int().numpy() for k, v in _labels(self.factors).items()})
 
 # %% ../nbs/15_faces.ipynb #6301c5a2
-def _points(f):
+def _points(f:SimpleNamespace)->torch.Tensor:
     "The five landmarks (N, 5, 2) as fractions of the picture, from (N,) factors"
     m, y, tip = half_mouth(f), 1.08 - .07*f.smile, f.nose_length + .05*f.pointy - .10
     x = torch.stack([0*m - .5, 0*m + .5, 0*m, -m, m], 1)
@@ -63,7 +67,7 @@ def landmarks(self:People,
 # %% ../nbs/15_faces.ipynb #525b1130
 def region_factors(
     region:str, # 'mouth', or a union such as 'mouth+nose'; 'face' includes all regions
-)->dict: # {name: Factor}
+)->dict[str, Factor]: # {name: factor}
     "The factors that an edit of the region takes over"
     regions = parse_region(region)
     return {k: fa for k, fa in FACTORS.items() if PARTS[fa.part] and ('face' in regions or PARTS[fa.part] in regions)}
@@ -73,8 +77,8 @@ def transfer(
     source:People, # whose faces are edited
     exemplar:People, # as many: whose features they are given
     region:str, # 'mouth', 'eyes', 'brows', 'nose', 'face', or a union such as 'mouth+nose'
-    attributes=None, # None: all that is the exemplar's; names, a list or 'Smiling,Mustache': these, and others as follows
-    others:str='absent', # attributes that are not selected: 'absent', or 'source' to keep the source's
+    attributes:str | list[str] | None=None, # those to take over, a list or 'Smiling,Mustache'; None: all
+    others:str='absent', # what becomes of the other attributes: 'absent', or 'source' to keep the source's
 )->People:
     "The right answer of an edit: the source with the exemplar's `region`"
     if len(check_people(source)) != len(check_people(exemplar)):
@@ -95,8 +99,8 @@ def change_extent(
     n_pairs:int=300, # how many edits
     seed:int=0, # of the people
     size:int=128, # pixels
-)->tuple: # how far out pixels change: the largest |u|^p + |v|^p, below 1 inside the box; and x0, y0, x1, y1 in eye distances
-    "The extent of what edits of a region change by more than 2 of 255"
+)->tuple: # how far out pixels change: the largest |u|^p + |v|^p, below 1 inside the shape; and x0, y0, x1, y1 in eye distances
+    "The extent of the pixels that edits of a region change by more than 2 of 255"
     people = sample(2*n_pairs, seed, correlated=False)
     A, B = people[:n_pairs], people[n_pairs:]
     diff = (render(transfer(A, B, region), size).int() - render(A, size).int()).abs().amax(1, keepdim=True) > 2
@@ -113,30 +117,30 @@ def sample_labelled(
     seed:int=0, # as for `sample`
     size:int=64, # pixels
     correlated:bool=True, # as for `sample`
-)->tuple: # pictures uint8 (N,3,size,size), labels (frame), landmarks (N,5,2), on the CPU
+)->'tuple[torch.Tensor, pd.DataFrame, torch.Tensor]': # pictures uint8 (N,3,size,size), labels (frame), landmarks (N,5,2), on the CPU
     "Faces as CelebA gives them: pictures, labels, landmarks, and nothing more"
     people = sample(n, seed, correlated)
     return render(people, size), people.attributes, people.landmarks(size)
 
 # %% ../nbs/15_faces.ipynb #1375bfe0
-def _text(path, *lines):
-    "Write a text file whole"
+def _text(path:Path, *lines)->None:
+    "Write a text file whole or not at all"
     write_bytes(path, ('\n'.join(map(str, lines)) + '\n').encode())
 
-def _jpeg(x):
+def _jpeg(x:torch.Tensor)->bytes:
     "The bytes of a JPEG"
     to_pil(x).save(out := io.BytesIO(), 'jpeg', quality=95)
     return out.getvalue()
 
 # %% ../nbs/15_faces.ipynb #7028fe07
 def write_celeba(
-    folder, # where: made if it is not there
+    folder:str | os.PathLike, # where: made if it does not exist
     n:int, # how many faces
     seed:int=0, # as for `sample`
     size:int=128, # pixels
     correlated:bool=True, # as for `sample`
 )->None:
-    "Drawn faces in CelebA's layout: the folder of JPEGs, and three lists"
+    "Write drawn faces in CelebA's layout: a folder of JPEGs, and three lists"
     folder, people = Path(folder), sample(n, seed, correlated)
     (folder/'img_align_celeba').mkdir(parents=True, exist_ok=True)
     names = [f'{i + 1:06d}.jpg' for i in range(n)]

@@ -51,7 +51,7 @@ factor('makeup',   'eyes', 'eye shadow and liner', 0., 0., (.7, 1.), .3, 'Heavy_
 factor('makeup_hue', 'eyes', 'round the colour circle', 0., 1.)
 
 def lids(c):
-    "Eye coordinates e (outwards from its middle), q (-1 to 1) and y; the upper and the lower lid; half the width"
+    "Eye coordinates e (outwards from the middle of the eye), q (-1 to 1) and y; the upper and the lower lid; half the width"
     f = c.f
     e, w = c.x.abs() - .5, .255*f.eye_size
     q = (e/w).clamp(-1.25, 1.25)
@@ -60,7 +60,7 @@ def lids(c):
 
 @layer(-1., -.34, 1., .36)
 def eye_skin(c):
-    "The skin round the eye: shadow, crease, lid, bags"
+    "The skin around the eye: eye shadow, crease, lid, bags"
     f, near, (e, q, y, up, low, w) = c.f, region_falloff(c, 'eyes'), lids(c)
     paint = mix(.35*skin(f), hue_rgb(f.makeup_hue, .6, .50), .6)
     c.colour.lerp_(paint, .75*f.makeup*near*blob(e - .03, y + .13, .36, .16))
@@ -80,7 +80,7 @@ IRISES = (.22, .13, .08), (.36, .23, .12), (.42, .38, .20), (.33, .47, .36), (.3
 
 @layer(-.85, -.25, .85, .2)
 def eyes(c):
-    "Eyeball, iris, pupil, the lid's shadow, a spark"
+    "Eyeball, iris, pupil, the lid's shadow, a glint"
     f, sg, (lx, ly, lz) = c.f, c.x.sign(), direction(c.f)
     e, q, y, up, low, w = lids(c)
     slope = (1 + (.25*f.eye*q/w).square()).rsqrt()
@@ -159,7 +159,7 @@ def lip_curves(c):
 # %% ../nbs/14_features.ipynb #d827ed40
 @layer(-.75, .6, .75, 1.68)
 def mouth_skin(c):
-    "Round the lips: smile folds, corners, the dip below the nose, the shade under the lower lip"
+    "Around the lips: smile folds, corners, the dip below the nose, the shade under the lower lip"
     f, ax, sg, keep = c.f, c.x.abs(), c.x.sign(), region_falloff(c, 'mouth')
     m, t, centre, up, low, top, bottom = lip_curves(c)
     grin, v = f.smile.clamp(min=0), (c.y - .94)/.26

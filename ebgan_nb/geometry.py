@@ -8,13 +8,16 @@ __all__ = ['LANDMARK_ORDER', 'TEMPLATE', 'MIN_SIDE', 'template_points', 'face_co
            'three_points', 'align', 'pixel_centers', 'warp', 'warp_tensor', 'pil_to_tensor']
 
 # %% ../nbs/05_geometry.ipynb #79a508ec
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .core import check_choice, check_int, to_pil, WrongInput
+
+if TYPE_CHECKING: from PIL import Image
 
 # %% ../nbs/05_geometry.ipynb #b6045780
 LANDMARK_ORDER = 'left eye, right eye (as seen in the picture), nose, left and right corner of the mouth'
@@ -23,13 +26,13 @@ TEMPLATE = {    # these five, as fractions of the square picture
     'celeba': torch.tensor([(.355, .369), (.653, .369), (.500, .555), (.372, .689), (.633, .689)]),
 }
 
-def _hw(size):
+def _hw(size)->tuple: # height and width
     H, W = size if isinstance(size, (tuple, list)) and len(size)==2 else (size, size)
     return tuple(check_int(n, 'size', 1, 2**14) for n in (H, W))
 
 def template_points(
-    template='faces', # a name in `TEMPLATE`, or five points (5,2) as fractions of the picture
-    size:int=64, # pixels: the side of a square picture, or (H, W)
+    template:str | Sequence | torch.Tensor='faces', # a name in `TEMPLATE`, or five points (5,2) as fractions of the picture
+    size:int | tuple[int, int]=64, # pixels: the side of a square picture, or (H, W)
 )->torch.Tensor: # (1,5,2) pixels (x, y), on the device of the template (a name: the CPU)
     "Where aligned faces have their five landmarks"
     H, W = _hw(size)
@@ -43,8 +46,8 @@ def template_points(
 # %% ../nbs/05_geometry.ipynb #6c3feb98
 def face_coordinates(
     landmarks:torch.Tensor, # (N,5,2) pixels (x, y), in CelebA's order
-    size:int, # pixels: the side of a square picture, or (H, W)
-)->tuple: # x and y, each (N,H,W), in eye distances, on the device of the landmarks
+    size:int | tuple[int, int], # pixels: the side of a square picture, or (H, W)
+)->tuple[torch.Tensor, torch.Tensor]: # x and y, each (N,H,W), in eye distances, on the device of the landmarks
     "Each pixel's place in the face: x along the eyes, y towards the mouth, origin between the eyes"
     found = tuple(landmarks.shape) if torch.is_tensor(landmarks) else type(landmarks).__name__
     if found[1:]!=(5, 2): raise WrongInput(f'landmarks: a tensor (N,5,2) is expected, not {found}')
@@ -58,15 +61,18 @@ def face_coordinates(
 
 # %% ../nbs/05_geometry.ipynb #313c984a
 class Similarity(NamedTuple):
-    "z = a w + b for points w = x + iy: turn and scale by `a`, then shift by `b`"
-    a:complex # its modulus scales, its angle turns
+    "z = a w + b for points w = x + iy: rotate and scale by `a`, then shift by `b`"
+    a:complex # its modulus scales, its angle rotates
     b:complex # pixels
     def __call__(self, w): return self.a*w + self.b
-    def inverse(self): return Similarity(1/self.a, -self.b/self.a)
+    def inverse(self)->'Similarity': return Similarity(1/self.a, -self.b/self.a)
 
     @classmethod
-    def through(cls, w, z):
-        "The one that takes two points to two others: pairs of complex numbers, or of tensors of them"
+    def through(cls,
+        w:Sequence, # two points: complex numbers, or tensors of them
+        z:Sequence, # where they go
+    )->'Similarity':
+        "The similarity that takes two points to two others"
         a = (z[1] - z[0])/(w[1] - w[0])
         return cls(a, z[0] - a*w[0])
 
@@ -75,8 +81,8 @@ def align_eyes(
     B:torch.Tensor, # (N,3,S,S) exemplars
     P_B:torch.Tensor, # (N,5,2) their landmarks, as fractions of the picture
     P_A:torch.Tensor, # (N,5,2) those of the sources
-)->torch.Tensor: # (N,3,S,S), on the device of B, where the landmarks must lie as well
-    "B turned, scaled and shifted until its eyes lie where A has them"
+)->torch.Tensor: # (N,3,S,S), on the device of B, where the landmarks must be as well
+    "B rotated, scaled and shifted until its eyes lie where A has them"
     a, b = (2*torch.complex(*P[:, :2].float().unbind(-1)) - (1+1j) for P in (P_A, P_B)) # (N,2) eyes in [-1,1], as `affine_grid` counts
     t, s = Similarity.through(a.unbind(1), b.unbind(1))
     rows = torch.stack([t.real, -t.imag, s.real, t.imag, t.real, s.imag], 1).view(-1, 2, 3)
@@ -84,8 +90,8 @@ def align_eyes(
 
 # %% ../nbs/05_geometry.ipynb #5957100b
 def estimate_similarity(
-    w:np.ndarray, # complex (n,) or (N,n), or a list: points of a picture, or of N
-    z:np.ndarray, # where they shall fall, likewise
+    w:np.ndarray | Sequence[complex], # complex (n,) or (N,n): points of a picture, or of N pictures
+    z:np.ndarray | Sequence[complex], # where they should fall, likewise
 )->tuple: # Similarity, and the share r^2 of the variance that it explains (1: all); for N pictures a, b (N,1) and r^2 (N,)
     "The similarity that takes `w` to `z` with the least sum of squared errors"
     w, z = np.asarray(w, dtype=complex), np.asarray(z, dtype=complex)
@@ -102,15 +108,15 @@ def estimate_similarity(
 _TIGHT = (12/89, 32/109, 76/89, 96/109) # left, top, right, bottom of CelebA's tight crop, as fractions
 
 def template_fractions(
-    template:str, # 'faces', 'celeba', or five points (x, y) as fractions of the square
-)->list: # five complex numbers
+    template:str | Sequence | torch.Tensor, # 'faces', 'celeba', or five points (x, y) as fractions of the square
+)->list[complex]: # five
     "Where the five landmarks lie in the network's square, whose side is 1"
     return [complex(x, y) for x, y in template_points(template, 1)[0].tolist()]
 
 def canonical_landmarks(
     w:int, h:int, # the picture's size in pixels
-    template='faces', # where the network expects landmarks
-)->list: # five complex numbers, in pixels; None if the picture's shape tells nothing
+    template:str | Sequence | torch.Tensor='faces', # where the network expects landmarks
+)->list[complex] | None: # five, in pixels; None if the picture's shape says nothing
     "The landmarks of a picture that is aligned by convention"
     if abs(w/h - 1) < .01: (l, t, r, b), points = (0, 0, 1, 1), template_fractions(template)
     elif abs(w/h * 218/178 - 1) < .01: (l, t, r, b), points = _TIGHT, template_fractions('celeba')
@@ -120,17 +126,17 @@ def canonical_landmarks(
 # %% ../nbs/05_geometry.ipynb #735e2968
 MIN_SIDE = 16 # pixels: smaller pictures and faces are refused
 
-def _points(points): # float64 (n,2); (0,) for what is none
+def _points(points)->np.ndarray: # float64 (n,2); (0,) for anything else
     try: p = torch.as_tensor(points, dtype=torch.float64).detach().cpu().numpy()
-    except Exception: return np.zeros(0) # whatever else somebody may hand over
+    except Exception: return np.zeros(0) # a user may pass anything
     return p if p.ndim==2 and p.shape[1]==2 else np.zeros(0)
 
 def check_landmarks(
-    points:np.ndarray, # five points (x, y) in pixels: array, tensor or list
+    points:np.ndarray | torch.Tensor | Sequence, # five points (x, y) in pixels
     w:int, h:int, # the picture's size in pixels
     label:str='source', # for the message
-)->list: # five complex numbers
-    "Points that a user gives, or `WrongInput`"
+)->list[complex]: # five
+    "Points given by a user, checked; `WrongInput` if they are not five points in the picture"
     p = _points(points)
     if len(p)!=5: raise WrongInput(f'{label}_points: five points (x, y) in pixels are expected, in this order: {LANDMARK_ORDER}')
     for x, y in p.tolist():
@@ -140,7 +146,7 @@ def check_landmarks(
 
 # %% ../nbs/05_geometry.ipynb #9bc2d1e0
 def five_landmarks(
-    points:np.ndarray, # (5,2): pixels (x, y), as CelebA orders them; or (3,2): both eyes and the middle of the mouth
+    points:np.ndarray | torch.Tensor | Sequence, # (5,2): pixels (x, y), in CelebA's order; or (3,2): both eyes and the middle of the mouth
 )->np.ndarray: # (5,2)
     "Five landmarks from five points or three; `WrongInput` for anything else"
     p = _points(points)
@@ -152,7 +158,7 @@ def five_landmarks(
     return np.stack([p[0], p[1], eyes + .58*(mouth - eyes), mouth - half, mouth + half])
 
 def three_points(
-    points:np.ndarray, # as for `five_landmarks`
+    points:np.ndarray | torch.Tensor | Sequence, # as for `five_landmarks`
 )->np.ndarray: # (3,2): both eyes and the middle of the mouth
     "What a user drags: the inverse of `five_landmarks`"
     p = five_landmarks(points)
@@ -160,13 +166,13 @@ def three_points(
 
 # %% ../nbs/05_geometry.ipynb #1f8ba1b9
 def align(
-    size:tuple, # the picture's (width, height) in pixels
-    points:np.ndarray, # five points (x, y) in pixels; None: the picture is aligned by convention
-    template:str, # where the network expects them: 'faces', 'celeba' or five points as fractions
-    size_px:int, # of the network's square, pixels
+    size:tuple[int, int], # the picture's (width, height) in pixels
+    points:np.ndarray | torch.Tensor | Sequence | None, # five points (x, y) in pixels; None: the picture is aligned by convention
+    template:str | Sequence | torch.Tensor, # where the network expects them: 'faces', 'celeba' or five points as fractions
+    size_px:int, # side of the network's square, pixels
     label:str='source', # for messages
-)->tuple: # five complex numbers in pixels of the picture, and the Similarity from the picture to the square
-    "Where the face is, and how it gets into the network's square"
+)->tuple[list[complex], Similarity]: # five points in pixels of the picture, and the similarity from the picture to the square
+    "Where the face is, and the map that takes it into the network's square"
     w, h = size
     p = canonical_landmarks(w, h, template) if points is None else check_landmarks(points, w, h, label)
     if p is None:
@@ -180,28 +186,28 @@ def align(
 
 # %% ../nbs/05_geometry.ipynb #0f8585df
 def pixel_centers(
-    box:tuple, # left, top, right, bottom in whole pixels
+    box:tuple[int, int, int, int], # left, top, right, bottom in whole pixels
 )->torch.Tensor: # complex (h, w)
     "The centres x + iy of the pixels in a box"
     l, t, r, b = box
     y, x = torch.meshgrid(torch.arange(t, b) + .5, torch.arange(l, r) + .5, indexing='ij')
     return torch.complex(x, y)
 
-def _needed(u, n, margin=3): # of n pixels: the first and the last + 1 that bicubic interpolation at places u reads
+def _needed(u, n, margin=3)->tuple: # of n pixels: the first, and the last + 1, that bicubic interpolation at places u reads
     lo = int(min(max(u.min().item() - margin, 0), n - 1))
     return lo, int(min(max(u.max().item() + margin + 1, lo + 1), n))
 
-def _cropped(image, w, W, H): # what the points w read of a large picture; and w, W and H as they are there
+def _cropped(image, w, W, H)->tuple: # the part of a large picture that the points w read; and w, W and H relative to it
     k, l = W/image.width, H/image.height
     (x0, x1), (y0, y1) = _needed(w.real/k, image.width), _needed(w.imag/l, image.height)
     return image.crop((x0, y0, x1, y1)), w - complex(x0*k, y0*l), (x1 - x0)*k, (y1 - y0)*l
 
 def warp(
-    image:'Image', # PIL, RGB; like all pictures here it is worked on by the CPU
-    T:Similarity, # from `image` to the wanted picture
-    box:tuple, # left, top, right, bottom: which pixels of the wanted picture
-)->'Image': # PIL, RGB, of the box's size
-    "The part `box` of what `T` makes of `image`: antialiased where it shrinks, bicubic where it grows"
+    image:'Image.Image', # RGB; like all PIL images it is processed on the CPU
+    T:Similarity, # from `image` to the new picture
+    box:tuple[int, int, int, int], # left, top, right, bottom: which pixels of the new picture
+)->'Image.Image': # RGB, of the box's size
+    "The part `box` of `image` transformed by `T`: antialiased where it shrinks, bicubic where it grows"
     from PIL import Image
     W, H = image.size
     f = abs(T.a)
@@ -216,11 +222,11 @@ def warp(
 # %% ../nbs/05_geometry.ipynb #33a1cc8c
 def warp_tensor(
     x:torch.Tensor, # (C,H,W) bytes or floats
-    T:Similarity, # from x to the wanted picture
-    box:tuple, # left, top, right, bottom: which of its pixels
+    T:Similarity, # from x to the new picture
+    box:tuple[int, int, int, int], # left, top, right, bottom: which of its pixels
     mode:str='bicubic', # or 'nearest', with 0 beyond the border
 )->torch.Tensor: # float (C,h,w)
-    "The part `box` of what `T` makes of x: antialiased where it shrinks, bicubic where it grows; beyond its border x goes on as it ends"
+    "The part `box` of x transformed by `T`: antialiased where it shrinks, bicubic where it grows; beyond the border the edge is repeated"
     (a, b), (l, t, r, d) = T, box
     j, i = torch.arange(l, r, dtype=torch.float64) + .5, (torch.arange(t, d, dtype=torch.float64) + .5)[:, None]
     u, v = (j*c.real - i*c.imag + o for c, o in ((1/a, (-b/a).real), (-1j/a, (-b/a).imag)))
@@ -231,7 +237,7 @@ def warp_tensor(
     return F.grid_sample(x.float(), grid[None], mode, 'zeros' if mode=='nearest' else 'border', align_corners=False)[0]
 
 def pil_to_tensor(
-    image:'Image', # PIL, RGB
+    image:'Image.Image', # RGB
 )->torch.Tensor: # uint8 (3,H,W)
     "The bytes of a picture"
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

@@ -51,7 +51,7 @@ def strands(
     t, # coordinate along them
     fine=(13., 29., 61.), # waves for each unit of s, times 2 pi
 ): # about -1 to 1
-    "Streaks along t: a sum of sines, each as strong as the pixels can show"
+    "Streaks along t: a sum of sines, each only as strong as the pixels can show"
     out = 0
     for k, a in zip(fine, (.5, .4, .4)):
         out = out + torch.exp(-(.32*k*c.px).square())*a*torch.sin(k*s + k*c.f.strand + 1.7*torch.sin(2.3*t + k))
@@ -61,7 +61,7 @@ def strands(
 def locks(c, s, t,
     nx, # tilt of the head of hair along x
     ny, # along y
-    dark, # share of the light that arrives
+    dark, # fraction of the light that arrives
 ): # strands, {map: what to paint}
     "Strands, and what to paint hair with: colour and surface"
     f, tint = c.f, hair_colour(c.f)
@@ -74,7 +74,7 @@ def locks(c, s, t,
 
 # %% ../nbs/13_head.ipynb #9c29f1c7
 def hair_shown(c):
-    "None on a bald head, none above the edge of a hat"
+    "Where hair shows: not on a bald head, and not above the edge of a hat"
     return (1 - c.f.bald)*(1 - c.f.hat*smooth(-.78, -.90, c.Y))
 
 def hair_end(c):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 def reconstruction_loss(
     A:torch.Tensor, # (N,3,H,W) the picture, in [-1,1]
     A_a:torch.Tensor, # (N,3,H,W) A completed with its own code
-    M:torch.Tensor=None, # (N,1,H,W) of 0/1: count the pixels inside M only; None counts all
+    M:torch.Tensor|None=None, # (N,1,H,W) of 0/1: count only the pixels inside M; None counts all
     squared:bool=False, # squared errors in place of absolute ones
 )->torch.Tensor: # a number
     "Eq. 1: mean absolute error of the reconstruction"
@@ -68,8 +68,8 @@ def landmark_loss(
 # %% ../nbs/40_losses.ipynb #8dfafd81
 def classification_loss(
     logits:torch.Tensor, # (N,n) of C: above 0 for yes
-    y:torch.Tensor, # (N,n) of 0/1: what it should say
-    target_mask:torch.Tensor=None, # (N,n) of 0/1: labels that count; None: all
+    y:torch.Tensor, # (N,n) of 0/1: what C should answer
+    target_mask:torch.Tensor|None=None, # (N,n) of 0/1: labels that count; None: all
     mean:bool=True, # over the attributes, else their sum
 )->torch.Tensor: # a number: the mean over the pictures
     "Eq. 2 and 3: binary cross-entropy of the labels"
@@ -83,7 +83,7 @@ CLS_INPUTS = ('blended', 'y', 'A_b')
 
 @dataclass(frozen=True)
 class LossWeights:
-    "The lambdas of Eq. 7 and 10, and how the equations are meant"
+    "The lambdas of Eq. 7 and 10, and how the equations are read"
     rec: float = 20.                # lambda_rec, for the whole picture
     rec_masked: float = 150.        # of errors inside M: not in the paper
     masked_mse: bool = True         # are those squared?
@@ -92,13 +92,13 @@ class LossWeights:
     code: float = .02               # on the size of codes: not in the paper
     landmark: float = 20.           # of the landmarks that E finds: not in the paper
     cls: float = 2.                 # lambda_g, of Eq. 2
-    detach_target: bool = True      # hold code_B still in Eq. 4
+    detach_target: bool = True      # Eq. 4: hold code_B still
     cyc_on_gated: bool = True       # Att-EBGAN, Eq. 4: codes after the filter, or before
     cls_mean: bool = True           # Eq. 2 and 3: mean over the attributes, or their sum
-    cls_input: str = 'blended'      # Eq. 2 judges one of CLS_INPUTS: what `edit` gives, the paper's y, or A_b
+    cls_input: str = 'blended'      # Eq. 2 judges one of CLS_INPUTS: what `edit` returns, the paper's y, or A_b
     region_labels_only: bool = True # Eq. 2 asks for the region's labels of B, or for all
-    label_dropout: float = .2       # share of labels switched off at random
-    paste_fraction: float = .5      # share of pictures in which C meets a region of B, pasted in
+    label_dropout: float = .2       # how often a label is switched off at random
+    paste_fraction: float = .5      # how often C meets a region of B pasted into A
 
 # %% ../nbs/40_losses.ipynb #90277535
 def generator_loss(
@@ -109,14 +109,14 @@ def generator_loss(
     code_Ab:torch.Tensor, # (K,c,h,w) E(A_b, M)
     fake:torch.Tensor, # D's logits for y
     weights:LossWeights=LossWeights(), # the lambdas
-    code_A:torch.Tensor=None, # (N,c,h,w) what A_a was made from; None: its size costs nothing
-    P:torch.Tensor=None, # (N,5,2) landmarks that E finds; None: it need not find any
-    landmarks:torch.Tensor=None, # (N,5,2) where they are
-    cls_logits:torch.Tensor=None, # (K,n) of C for y; None: there is no C (Eq. 10)
-    cls_target:torch.Tensor=None, # (K,n) of 0/1: what C should see
-    cls_mask:torch.Tensor=None, # (K,n) of 0/1: labels that count
-    rank_weights:dict=None, # {name: factor}, where several processes train: what this one's mean counts for
-)->tuple: # (a number to minimise, {name: term before weighting})
+    code_A:torch.Tensor|None=None, # (N,c,h,w) what A_a was made from; None: its size costs nothing
+    P:torch.Tensor|None=None, # (N,5,2) landmarks that E finds; None: it need not find any
+    landmarks:torch.Tensor|None=None, # (N,5,2) where they are
+    cls_logits:torch.Tensor|None=None, # (K,n) of C for y; None: there is no C (Eq. 10)
+    cls_target:torch.Tensor|None=None, # (K,n) of 0/1: what C should see
+    cls_mask:torch.Tensor|None=None, # (K,n) of 0/1: labels that count
+    rank_weights:dict|None=None, # {name: factor}, where several processes train: the weight of this one's mean
+)->tuple[torch.Tensor, dict[str, torch.Tensor]]: # a number to minimise; {name: term before weighting}
     "Eq. 10, and with a classifier Eq. 7: what E and G minimise"
     w, none = weights, A.new_zeros(()) # on A's device: terms are stacked
     terms = dict(rec=reconstruction_loss(A, A_a), rec_masked=reconstruction_loss(A, A_a, M, w.masked_mse),
@@ -132,7 +132,7 @@ def generator_loss(
 def discriminator_loss(
     real:torch.Tensor, # D's logits for A
     fake:torch.Tensor, # D's logits for y, detached from G
-)->tuple: # (a number to minimise, {name: term})
+)->tuple[torch.Tensor, dict[str, torch.Tensor]]: # a number to minimise; {name: term}
     "Eq. 11: what D minimises"
     total = adversarial_d(real, fake)
     return total, dict(adv_d=total.detach())

@@ -7,6 +7,7 @@ __all__ = ['MIN_COVERAGE', 'region_mask', 'coverage', 'active_labels', 'mask_out
 
 # %% ../nbs/16_masks.ipynb #5fe174dc
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -17,7 +18,7 @@ from .geometry import _hw, face_coordinates, template_points
 from .attributes import ATTRIBUTE_REGION, parse_region, REGION_SHAPES, REGIONS
 
 # %% ../nbs/16_masks.ipynb #5f4ebc83
-def _power(z, p):
+def _power(z:torch.Tensor, p:int)->torch.Tensor:
     "z becomes |z|^p; squares are much faster than pow"
     if p & (p - 1): return z.abs_().pow_(p)
     for _ in range(p.bit_length() - 1): z.square_()
@@ -32,26 +33,26 @@ def in_superellipse(
     cx, cy, a, b, p, t = shape
     v = (y - cy).div_(b)
     tapers = torch.is_tensor(t) or t
-    u = (x - cx).div_(v.clamp(-1, 1).mul_(t).add_(1).mul_(a) if tapers else a)    # in place: fresh memory costs more than the sums
+    u = (x - cx).div_(v.clamp(-1, 1).mul_(t).add_(1).mul_(a) if tapers else a) # in place: allocation costs more than arithmetic
     return _power(u, p).add_(_power(v, p)) <= 1
 
 # %% ../nbs/16_masks.ipynb #b5f3249e
-_TEMPLATE_MARGIN = dict(faces=.12, celeba=0.)     # eye distances: how far a face may lie off the template
+_TEMPLATE_MARGIN = dict(faces=.12, celeba=0.)     # eye distances: how far a face may be off the template
 
 def dilate_shape(
     shape:tuple, # a row of `REGION_SHAPES`
     d:float, # eye distances
 )->tuple: # a row of `REGION_SHAPES`
-    "The same shape with half axes that are longer by `d`"
+    "The same shape with half axes longer by `d`"
     cx, cy, a, b, p, t = shape
     return cx, cy, a + d, b + d, p, t
 
 # %% ../nbs/16_masks.ipynb #611a6a87
 def region_mask(
     region:str, # a region, or a union such as 'mouth+nose'
-    landmarks:torch.Tensor=None, # (N,5,2) pixels of a picture of that size; None: the template, N = 1
-    size=64, # pixels: the side of a square picture, or (H, W)
-    template='faces', # where aligned faces have their landmarks: a name in `TEMPLATE`, or (5,2) fractions
+    landmarks:torch.Tensor | None=None, # (N,5,2) pixels of a picture of that size; None: the template, N = 1
+    size:int | tuple[int, int]=64, # pixels: the side of a square picture, or (H, W)
+    template:str | Sequence | torch.Tensor='faces', # where aligned faces have their landmarks: a name in `TEMPLATE`, or (5,2) fractions
 )->torch.Tensor: # float (N,1,H,W) of 0 and 1, on the device of the landmarks, or of the template (a name: the CPU)
     "M: 1 where `region` lies"
     margin = _TEMPLATE_MARGIN.get(template, 0.) if landmarks is None and isinstance(template, str) else 0.
@@ -61,8 +62,8 @@ def region_mask(
     return torch.stack(parts).any(0)[:, None].float()
 
 # %% ../nbs/16_masks.ipynb #a61d1595
-def _check_mask(M, *pictures):
-    "`WrongInput` for what is no mask, or none of these pictures"
+def _check_mask(M:torch.Tensor, *pictures:torch.Tensor)->None:
+    "`WrongInput` for anything but a mask, or a mask that does not fit the pictures"
     shape = tuple(M.shape) if torch.is_tensor(M) else type(M).__name__
     if len(shape)!=4 or shape[1]!=1 or M.dtype==torch.bool:
         kind = ' of bool' if torch.is_tensor(M) else ''
@@ -75,29 +76,29 @@ def _check_mask(M, *pictures):
 # %% ../nbs/16_masks.ipynb #293b2c27
 def coverage(
     M:torch.Tensor, # (N,1,H,W) of 0/1
-    landmarks:torch.Tensor, # (N,5,2) pixels; None: the template
-    attributes, # names of n labels
-    template='faces', # as for `region_mask`
+    landmarks:torch.Tensor | None, # (N,5,2) pixels; None: the template
+    attributes:Sequence[str], # names of n labels
+    template:str | Sequence | torch.Tensor='faces', # as for `region_mask`
 )->torch.Tensor: # float (N,n) in 0..1, on the device of M; 0 for attributes that live in no region
-    "How much of each attribute's home M covers"
+    "How much of each attribute's region M covers"
     _check_mask(M)
-    homes = [ATTRIBUTE_REGION.get(a) for a in attributes]
+    regions = [ATTRIBUTE_REGION.get(a) for a in attributes]
     fraction = {None: torch.zeros(len(M), device=M.device)}
-    for r in {*homes} - {None}:
+    for r in {*regions} - {None}:
         R = region_mask(r, landmarks, M.shape[-2:], template).to(M.device)
         fraction[r] = (M*R).sum((1, 2, 3))/R.sum((1, 2, 3)).clamp(min=1)
-    return torch.stack([fraction[r] for r in homes], 1)
+    return torch.stack([fraction[r] for r in regions], 1)
 
 # %% ../nbs/16_masks.ipynb #b0653622
-MIN_COVERAGE = .75 # of an attribute's home must lie in M for its label to be active
+MIN_COVERAGE = .75 # of an attribute's region: if M covers more, its label is active
 
 def active_labels(
     M:torch.Tensor, # these four as for `coverage`
-    landmarks:torch.Tensor,
-    attributes,
-    template='faces',
+    landmarks:torch.Tensor | None,
+    attributes:Sequence[str],
+    template:str | Sequence | torch.Tensor='faces',
 )->torch.Tensor: # float (N,n) of 0 and 1
-    "The labels that an edit of M answers for: those whose home M covers"
+    "The labels that an edit of M answers for: those whose region M covers"
     return (coverage(M, landmarks, attributes, template) > MIN_COVERAGE).float()
 
 # %% ../nbs/16_masks.ipynb #c08db33c
@@ -110,11 +111,11 @@ def mask_out(
     return A*(1 - M)
 
 def composite(
-    A_b:torch.Tensor, # (N,3,H,W) in [-1,1], what the network drew
+    A_b:torch.Tensor, # (N,3,H,W) in [-1,1], the network's output
     A:torch.Tensor, # (N,3,H,W) in [-1,1], the source
     M:torch.Tensor, # (N,1,H,W) in 0..1
 )->torch.Tensor: # y, (N,3,H,W), on the device of all three
-    r"$y = A^b \odot M + A \odot (1 - M)$: the drawing inside the mask, the source outside"
+    r"$y = A^b \odot M + A \odot (1 - M)$: the network's output inside the mask, the source outside"
     _check_mask(M, A_b, A)
     return A_b*M + A*(1 - M)
 
@@ -123,11 +124,11 @@ def feather(
     M:torch.Tensor, # (N,1,H,W) of 0 and 1
     pixels:int, # half width of the soft edge; 0 leaves M as it is
 )->torch.Tensor: # (N,1,H,W) in 0..1, on the device of M
-    "M with a soft edge on its inner side; outside it stays 0"
+    "M with a soft edge on its inner side; outside M it stays 0"
     _check_mask(M)
     r = check_int(pixels, 'pixels of the soft edge', 0, min(M.shape[-2:]))
     if r==0: return M
-    pad = lambda x: F.pad(x, (r, r, r, r), mode='replicate')       # no edge along the picture's own border
+    pad = lambda x: F.pad(x, (r, r, r, r), mode='replicate')       # so that the picture's own border is not an edge
     core = -F.max_pool2d(F.max_pool2d(-pad(M), (2*r + 1, 1), 1), (1, 2*r + 1), 1)   # M without its rim of r pixels
     k = torch.exp(-.5*(torch.arange(-r, r+1, device=M.device)*2/r)**2).to(M.dtype)
     k = k/k.sum()
@@ -137,8 +138,8 @@ def feather(
 def strokes(
     n:int, # how many masks
     generator:torch.Generator, # on the CPU
-    n_strokes:int=2, # a mask (some are left out)
-    n_points:int=4, # a stroke
+    n_strokes:int=2, # per mask (some are left out)
+    n_points:int=4, # per stroke
 )->tuple: # points (n,n_strokes,n_points,2) and half widths (n,n_strokes), as fractions of the picture
     "Random brush strokes"
     u = lambda *s, lo=0., hi=1.: lo + (hi - lo)*per_sample(torch.rand, *s, generator=generator)
@@ -152,10 +153,10 @@ def strokes(
 # %% ../nbs/16_masks.ipynb #0133c6ae
 def free_form(
     n:int, # how many masks
-    size, # pixels: the side of a square picture, or (H, W)
+    size:int | tuple[int, int], # pixels: the side of a square picture, or (H, W)
     generator:torch.Generator, # on the CPU
-    device='cpu', # where the masks are wanted
-    index=slice(None), # numbers of those that are wanted; all are drawn by chance, these are painted
+    device:str | torch.device='cpu', # where to put the masks
+    index:torch.Tensor | slice=slice(None), # numbers of the masks to paint; random numbers are drawn for all n
 )->torch.Tensor: # float (n,1,H,W) of 0 and 1
     "M: 1 within the half width of a few random brush strokes"
     points, r = (t[index].to(device) for t in strokes(n, generator))
@@ -164,38 +165,38 @@ def free_form(
     M = torch.zeros(len(points), len(i), len(j), dtype=torch.bool, device=device)
     for a, b in zip(points.unbind(2)[:-1], points.unbind(2)[1:]):
         (ax, ay), (dx, dy) = (q[..., None, None].unbind(2) for q in (a, b - a))
-        px, py, d = x - ax, y - ay, dx*dx + dy*dy + 1e-9                       # a row and a column: small
-        t = (px*(dx/d) + py*(dy/d)).clamp_(0, 1)                              # the nearest point of the stroke
+        px, py, d = x - ax, y - ay, dx*dx + dy*dy + 1e-9                       # a row and a column: cheap
+        t = (px*(dx/d) + py*(dy/d)).clamp_(0, 1)                              # the nearest point of the segment
         M |= ((t*dx).sub_(px).square_().add_((t*dy).sub_(py).square_()) < r*r).any(1)
     return M[:, None].float()
 
 # %% ../nbs/16_masks.ipynb #1322bde4
-TRAIN_REGIONS = ('mouth', 'mouth', 'eyes', 'eyes', 'brows', 'nose', 'face', 'face', # what is named twice is drawn twice as often
+TRAIN_REGIONS = ('mouth', 'mouth', 'eyes', 'eyes', 'brows', 'nose', 'face', 'face', # a region listed twice is drawn twice as often
                  'mouth+nose', 'eyes+brows', 'eyes+nose', 'mouth+nose+eyes+brows')
 
 _JITTER = torch.tensor([(-.06, .06), (-.06, .06), (-.04, .16), (-.04, .16)]) # least and most that is added to centre and half axes
 
-def _jittered(u):
-    "Centres and half axes (n,regions,4) of `REGION_SHAPES`, moved a little; u: as many numbers in 0..1"
+def _jittered(u:torch.Tensor)->torch.Tensor:
+    "Centres and half axes (n,regions,4) of `REGION_SHAPES`, changed a little; u: random numbers in 0..1, of the same shape"
     low, high = _JITTER.T
     return torch.tensor([REGION_SHAPES[r][:4] for r in REGIONS]) + low + (high - low)*u
 
 # %% ../nbs/16_masks.ipynb #98222e6b
 def training_masks(
     landmarks:torch.Tensor, # (N,5,2) pixels of a picture of that size
-    size, # pixels: the side of a square picture, or (H, W)
+    size:int | tuple[int, int], # pixels: the side of a square picture, or (H, W)
     generator:torch.Generator, # on the CPU
-    regions=None, # regions and unions to choose from; None: `TRAIN_REGIONS`
-    free_form_fraction:float=.15, # of the masks are brush strokes
+    regions:Sequence[str] | None=None, # regions and unions to choose from; None: `TRAIN_REGIONS`
+    free_form_fraction:float=.15, # how many of the masks are brush strokes
 )->torch.Tensor: # float (N,1,H,W) of 0 and 1, on the device of the landmarks
-    "M for each face: a random region, slightly moved and stretched, or brush strokes"
+    "M for each face: a random region, slightly shifted and stretched, or brush strokes"
     regions, n, device = [parse_region(r) for r in regions or TRAIN_REGIONS], len(landmarks), landmarks.device
     pick = per_sample(partial(torch.randint, len(regions)), n, generator=generator)
     pick[per_sample(torch.rand, n, generator=generator) < free_form_fraction] = -1
-    rest = (pick < 0).nonzero()[:, 0]
+    painted = (pick < 0).nonzero()[:, 0]
     x, y = face_coordinates(landmarks, size)
     M = torch.zeros_like(x)
-    M[rest.to(device)] = free_form(n, size, generator, device, index=rest)[:, 0]
+    M[painted.to(device)] = free_form(n, size, generator, device, index=painted)[:, 0]
     shapes = _jittered(per_sample(torch.rand, n, len(REGIONS), 4, generator=generator))
     powers, tapers = ([REGION_SHAPES[r][j] for r in REGIONS] for j in (4, 5))
     for power in sorted(set(powers)):                    # all faces and regions of a power at once

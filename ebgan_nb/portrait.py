@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/12_portrait.ipynb #67d9faeb
 import math
 import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from threading import Barrier, Lock
 from types import SimpleNamespace
 
 import torch
+from torch import Tensor
 
 from ebgan_nb.core import check_int, generator, WrongInput
 from ebgan_nb.attributes import REGION_SHAPES
@@ -33,35 +35,35 @@ class Factor:
     part: str # key of `PARTS`
     meaning: str
     off: tuple # (low, high)
-    on: tuple = None # the second band, beyond a gap
+    on: tuple | None = None # the second band, beyond a gap
     p: float = .5 # probability of `on`, where nothing else decides
-    attribute: str = None # the CelebA name that it shows
+    attribute: str | None = None # the CelebA attribute that it shows
     inverse: bool = False # the attribute is 1 in `off`, as Oval_Face is
 
     @property
-    def neutral(self):
-        "The value that shows nothing: 0 if `off` has it, else the middle of `off`"
+    def neutral(self)->float:
+        "The value that shows nothing: 0 if `off` contains it, else the middle of `off`"
         low, high = self.off
         return 0. if low <= 0 <= high else (low + high)/2
 
-    def is_on(self, value):
+    def is_on(self, value:Tensor)->Tensor:
         "The attribute's value: on which side of the gap the factor lies"
         low, high = sorted([self.off, self.on])
         return (value > (low[1] + high[0])/2) != ((self.on < self.off) != self.inverse)
 
 # %% ../nbs/12_portrait.ipynb #9ead43c0
 def factor(
-    name, # of the factor
-    part, # key of `PARTS`
-    meaning, # in words; lengths are in eye distances, angles in radians
-    low, # lower bound
-    high, # upper bound
-    on=None, # bounds of the second band (low, high)
-    p=.5, # probability of the second band
-    attribute=None, # CelebA name that is 1 in the second band
-    inverse_attribute=None, # CelebA name that is 0 in the second band
-):
-    "Put a factor into `FACTORS`"
+    name:str, # of the factor
+    part:str, # key of `PARTS`
+    meaning:str, # in words; lengths are in eye distances, angles in radians
+    low:float, # lower bound
+    high:float, # upper bound
+    on:tuple | None=None, # bounds of the second band (low, high)
+    p:float=.5, # probability of the second band
+    attribute:str | None=None, # CelebA attribute that is 1 in the second band
+    inverse_attribute:str | None=None, # CelebA attribute that is 0 in the second band
+)->None:
+    "Add a factor to `FACTORS`"
     FACTORS[name] = Factor(name, part, meaning, (low, high), on, p, attribute or inverse_attribute, inverse_attribute is not None)
 
 # %% ../nbs/12_portrait.ipynb #be6e4ec7
@@ -83,7 +85,7 @@ factor('tone',   'skin', 'light to dark', .9, 4.7, (0., .3), .18, 'Pale_Skin')
 class People:
     "N faces as numbers"
     def __init__(self,
-        factors:dict, # {name: (N,) float tensor}
+        factors:dict[str, Tensor], # {name: (N,) floats}
     ): self.factors = factors
     def __len__(self): return len(self.factors['roll'])
     def __repr__(self): return f'People: {len(self)} faces of {len(self.factors)} factors'
@@ -92,7 +94,7 @@ class People:
         i = torch.arange(len(self))[i].reshape(-1)
         return People({k: v[i] for k, v in self.factors.items()})
 
-def check_people(people):
+def check_people(people:People)->People:
     "`people`, if it is `People`, else `WrongInput`"
     if isinstance(people, People): return people
     raise WrongInput(f'people are expected, as `sample` gives them, not {type(people).__name__}')
@@ -106,12 +108,12 @@ CORRELATED = dict( # (women, men)
     smile=(.58, .42), bags=(.12, .3), glasses=(.08, .2), hat=(.07, .15), cheekbones=(.5, .3), recede=(.03, .18), bald=(0., .08),
     wrinkles=(.15, .35), double_chin=(.05, .12), collar=(.2, .5))
 
-def _uniform(n, seed, name):
+def _uniform(n:int, seed:int, name:str)->Tensor: # (n, 2)
     "Two numbers in 0..1 for each of n people"
     return torch.rand(n, 2, generator=generator(seed, 'faces', name))
 
-def _tied(f, chance):
-    "Factors tied by age, beard, skin and how frequent a hair colour is; `chance`: (n, 2) uniform"
+def _tied(f:dict, chance:Tensor)->dict:
+    "Factors tied together by age, beard and skin, and by how frequent hair colours are; `chance`: (n, 2) uniform"
     a, b = chance.T
     limits = torch.tensor([0., 1.7, 3.55, 4.4, 4.6, 5.]) # up to here, in fifths: black, brown, blond, grey, red
     kind = torch.bucketize(f['hair_kind'], limits, right=True).clamp(1, 5) - 1
@@ -125,8 +127,8 @@ def _tied(f, chance):
 # %% ../nbs/12_portrait.ipynb #8ec658f9
 def sample(
     n:int, # how many faces
-    seed:int=0, # the same seed gives the same people, and the first ones of a larger n
-    correlated:bool=True, # True: as frequent, and as correlated, as in CelebA; False: every factor on its own
+    seed:int=0, # the same seed gives the same people; a larger n adds to them
+    correlated:bool=True, # True: as frequent, and as correlated, as in CelebA; False: every factor independent
 )->People:
     "Draw people: their factors"
     n, seed = check_int(n, 'n', 0, 10**8), check_int(seed, 'seed', -2**63)
@@ -141,10 +143,10 @@ def sample(
 
 # %% ../nbs/12_portrait.ipynb #d4cab9d3
 def canvas(
-    f, # namespace of (N,1,1,1) factors
-    size, # pixels
+    f:SimpleNamespace, # (N,1,1,1) factors
+    size:int, # pixels
 )->Canvas:
-    "An empty canvas, and the face's coordinates. Its sides are rounded up: `render` says why"
+    "An empty canvas with the face's coordinates. Its sides are rounded up, so that the same face always has the same bytes"
     H, W = -(-size//4)*4, -(-size//16)*16
     U = ((torch.arange(W) + .5)/size - .5 - f.shift_x)*4
     V = ((torch.arange(H) + .5)[:, None]/size - .45 - f.shift_y)*4
@@ -156,10 +158,10 @@ def canvas(
 
 # %% ../nbs/12_portrait.ipynb #f0beee87
 def region_falloff(
-    c, # Canvas
-    region, # key of `REGION_SHAPES`
-    margin=.16, # width of the falling edge, as a share of the region
-): # (N,1,h,w)
+    c:Canvas, # with coordinates
+    region:str, # key of `REGION_SHAPES`
+    margin:float=.16, # width of the falling edge, as a fraction of the region
+)->Tensor: # (N,1,h,w)
     "1 well inside a region, 0 from shortly before its edge"
     cx, cy, a, b, power, taper = REGION_SHAPES[region]
     v = (c.Y - cy)/b
@@ -172,15 +174,15 @@ def region_falloff(
 LAYERS = {} # name: (function, box or None)
 
 def layer(
-    *box, # x0, y0, x1, y1 in eye distances; nothing: the whole picture
-): # decorator
-    "Put a function into `LAYERS`"
-    def keep(fn):
+    *box:float, # x0, y0, x1, y1 in eye distances; nothing: the whole picture
+)->Callable: # decorator
+    "Add a function to `LAYERS`"
+    def add(fn):
         LAYERS[fn.__name__] = fn, box
         return fn
-    return keep
+    return add
 
-def _span(a, b, limit, step):
+def _span(a:float, b:float, limit:int, step:int)->slice:
     "Pixels from a to b, widened to a multiple of `step`"
     lo, hi = max(0, math.floor(a)), min(limit, math.ceil(b))
     n = min(limit, -(-(hi - lo)//step)*step)
@@ -188,10 +190,10 @@ def _span(a, b, limit, step):
     return slice(lo, lo + n)
 
 def cut(
-    c, # Canvas
-    box, # x0, y0, x1, y1
-): # small Canvas: a copy
-    "The part of a canvas that holds a box in any pose"
+    c:Canvas, # the whole
+    box:tuple, # x0, y0, x1, y1
+)->Canvas: # smaller: a copy
+    "The part of a canvas that contains a box in any pose"
     x0, y0, x1, y1 = box
     r, (H, W) = .11*max(map(abs, box)) + .08, c.maps.shape[-2:]
     rows = _span((.45 + .25*(y0 - r))*c.size, (.45 + .25*(y1 + r))*c.size, H, 4)
@@ -201,9 +203,9 @@ def cut(
 
 # %% ../nbs/12_portrait.ipynb #023bf8f7
 def picture(
-    f, # namespace of (N,1,1,1) factors
-    size, # pixels
-)->torch.Tensor: # uint8 (N,3,size,size)
+    f:SimpleNamespace, # (N,1,1,1) factors
+    size:int, # pixels
+)->Tensor: # uint8 (N,3,size,size)
     "All layers, back to front, then the light"
     c = canvas(f, size)
     for paint, box in LAYERS.values():
@@ -213,8 +215,8 @@ def picture(
     return (shade(c)[..., :size, :size]*255 + .5).to(torch.uint8)
 
 # %% ../nbs/12_portrait.ipynb #4b0bca46
-def _portions(people, size):
-    "Namespaces of factors of a few faces each"
+def _portions(people:People, size:int)->Iterator[SimpleNamespace]:
+    "The factors of a few faces at a time"
     k = max(1, 2**16//size**2)
     for i in range(0, len(people), k):
         yield SimpleNamespace(**{n: v[i:i + k].float().view(-1, 1, 1, 1) for n, v in people.factors.items()})
@@ -222,21 +224,21 @@ def _portions(people, size):
 _lock = Lock()
 
 @lru_cache(maxsize=1)
-def _pool():
+def _pool()->ThreadPoolExecutor:
     "Threads that use one core each, for as long as the process lives"
     n = os.cpu_count() or 1
     before, ready, pool = torch.get_num_threads(), Barrier(n), ThreadPoolExecutor(n)
     def alone(_):
-        torch.get_num_threads(); torch.set_num_threads(1) # a thread's first question sets its number, so ask before
-        ready.wait()                                      # so that each takes one turn
+        torch.get_num_threads(); torch.set_num_threads(1) # the first query sets a thread's number, so query before
+        ready.wait()                                      # so that each thread takes one turn
     try: list(pool.map(alone, range(n)))
     finally:
         ready.abort()
         torch.set_num_threads(before)
     return pool
 
-def _workers():
-    "The pool, made by one thread only"
+def _workers()->ThreadPoolExecutor:
+    "The pool, which only one thread creates"
     with _lock: return _pool()
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_pool.cache_clear) # a child has none of its parent's threads
@@ -245,17 +247,17 @@ if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_pool.cac
 def render(
     people:People, # N faces
     size:int=128, # pixels, 16 to 1024
-    threads:int=None, # how many portions at once; None: one a core
-)->torch.Tensor: # uint8 (N,3,size,size), on the CPU
-    "Draw people. A face's bytes depend on nothing but its factors and the size"
+    threads:int | None=None, # how many portions at once; None: one per core
+)->Tensor: # uint8 (N,3,size,size), on the CPU
+    "The pictures of people. A face's bytes depend only on its factors and the size"
     size = check_int(size, 'size', 16, 1024)
     threads = check_int(os.cpu_count() or 1 if threads is None else threads, 'threads', 1, 1024)
     if not len(check_people(people)): return torch.zeros(0, 3, size, size, dtype=torch.uint8)
     portions = list(_portions(people, size))
     out = [None]*len(portions)
-    def share(k):
+    def draw(k):
         with torch.no_grad(): out[k::threads] = [picture(f, size) for f in portions[k::threads]]
-    list(_workers().map(share, range(min(threads, len(portions)))))
+    list(_workers().map(draw, range(min(threads, len(portions)))))
     return torch.cat(out)
 
 # %% ../nbs/12_portrait.ipynb #e0237b85
@@ -287,11 +289,11 @@ def background(c):
 
 # %% ../nbs/12_portrait.ipynb #56e5b05e
 def vary_factor(
-    name, # key of `FACTORS`
-    people, # People, of whom the first is taken
-    n=5, # how many values
-    **fixed, # other factors, and the values they are set to
-)->People: # n times the same person
+    name:str, # key of `FACTORS`
+    people:People, # the first one is used
+    n:int=5, # how many values
+    **fixed:float, # other factors, and the values they are set to
+)->People: # the same person, n times
     "One factor from its lowest to its highest value"
     fa = FACTORS[name]
     ends = fa.off + (fa.on or fa.off)

@@ -7,7 +7,9 @@ __all__ = ['RECIPES', 'DEFAULT_RECIPE', 'Recipe', 'recipe', 'config', 'noise_flo
 
 # %% ../nbs/46_recipes.ipynb #e149e843
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .core import check_choice
 from .models import Config, NOISE_FLOOR
@@ -24,7 +26,7 @@ class Recipe:
     losses: LossWeights = LossWeights()
     lr: float = 6e-4              # Adam's rate, for batches of 32
     decay_start: int | None = 500 # batches at full rate; then it falls with 1/sqrt(k). None: never
-    edit_fraction: float = .25    # of a batch that is edited as well: reconstruction teaches more, an edit costs a third of the time
+    edit_fraction: float = .25    # of a batch that is edited as well: reconstruction teaches more, and edits cost time
     att_edit_fraction: float = .5 # the same for Att-EBGAN, where C has an opinion on edits
     p_positive: float = .9        # how often E sees a positive in place of A, where there is one
     p_hard: float = 0.            # how often that is a hard positive
@@ -32,15 +34,15 @@ class Recipe:
     oversample: bool = True       # do pictures with rare labels come more often?
     noise_floor: float = NOISE_FLOOR # of an edit: A stays where the exemplar changes less. 0: the paper's y
 
-    def config(self, size:int=64, attributes=(), **changes)->Config:
-        "The networks for pictures of `size` pixels; with attributes those of Att-EBGAN"
+    def config(self, size:int=64, attributes:Sequence[str]=(), **changes:Any)->Config:
+        "The networks for pictures of `size` pixels; with attributes, those of Att-EBGAN"
         n = len(attributes)
         code = dict(code_channels=self.block_channels*n + self.free_channels, n_free_channels=self.free_channels) if n else {}
         for name in changes: check_choice(name, [f.name for f in dataclasses.fields(Config)], 'config value')
         return Config(**dict(size=size, attributes=tuple(attributes)) | self.networks | code | changes)
 
     def fraction(self, model:str)->float:
-        "Of a batch that is edited as well, for 'ebgan' or 'att-ebgan'"
+        "How much of a batch is edited as well, for 'ebgan' or 'att-ebgan'"
         return self.att_edit_fraction if model=='att-ebgan' else self.edit_fraction
 
 # %% ../nbs/46_recipes.ipynb #a8f0f3e8
@@ -61,24 +63,24 @@ DEFAULT_RECIPE = dict(faces='course', celeba='photographs') # by kind of picture
 
 # %% ../nbs/46_recipes.ipynb #b8b60a17
 def recipe(
-    name, # one of RECIPES, or a `Recipe`
+    name:str|Recipe, # one of RECIPES, or a `Recipe`
 )->Recipe:
-    "The recipe of a name; a record is its own"
+    "The recipe of that name; a record is returned as it is"
     return name if isinstance(name, Recipe) else RECIPES[check_choice(name, RECIPES, 'preset')]
 
 def config(
-    preset='course', # one of RECIPES, or a `Recipe`
+    preset:str|Recipe='course', # one of RECIPES, or a `Recipe`
     size:int=64, # pixels
-    **changes # `attributes` of Att-EBGAN, and fields of `Config` in place of the recipe's
-)->Config:
+    **kwargs:Any # `attributes` of Att-EBGAN, and fields of `Config` in place of the recipe's
+)->Config: # to build them from
     "The networks of a recipe"
-    return recipe(preset).config(size, **changes)
+    return recipe(preset).config(size, **kwargs)
 
 # %% ../nbs/46_recipes.ipynb #08cd1200
 def noise_floor_of(
     info:dict, # how weights were made, from `load_weights`
 )->float:
-    "Where an edit leaves the source as it is: what the recipe of the weights says"
+    "How large a change an edit follows, as the recipe of the weights has it"
     r = info.get('recipe')
     r = r if isinstance(r, dict) else {}
     v = r.get('noise_floor', RECIPES.get(str(r.get('name')), RECIPES['course']).noise_floor)

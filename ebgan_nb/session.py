@@ -51,7 +51,7 @@ def drawn_faces(
     seed:int, # of the people
     n_faces:int, # how many
     size:int=128, # pixels
-)->list: # of Face
+)->list[Face]: # named by seed and number
     "Synthetic faces to choose from"
     people = sample(n_faces, seed)
     size_is = '' if size==128 else f', {size}'
@@ -66,10 +66,10 @@ def square_landmarks(
     return [(round(p.real*size_px, 2), round(p.imag*size_px, 2)) for p in template_fractions('faces')]
 
 def landmarks_for(
-    face:Face,
-    editor:Editor,
+    face:Face, # to be edited, or followed
+    editor:Editor, # with the weights that are used
 )->list: # its landmarks; None: where the weights expect them
-    "What an editor has to be told of a face"
+    "The landmarks that an editor has to be told"
     return None if editor.template=='faces' else square_landmarks(face.image.width)
 
 # %% ../nbs/71_session.ipynb #dbb2e0a3
@@ -77,9 +77,9 @@ def landmarks_for(
 class EditSettings:
     "All that decides one edit"
     source:str # name of the Face to be edited
-    exemplar:str # name of the Face to be followed
-    regions:tuple = ('mouth',) # that are filled in
-    painted_mask:str = '' # what is painted besides, see `encode_mask`
+    exemplar:str # name of the Face to take it from
+    regions:tuple = ('mouth',) # names of the regions that are filled in
+    painted_mask:str = '' # what is painted in addition, see `encode_mask`
     region_exemplars:tuple = () # ((region, name of a Face), ...): exemplars of their own
     excluded:tuple = () # attributes that are not taken over
     others:str = 'absent' # what becomes of those: 'absent', or as in the 'source'
@@ -104,11 +104,11 @@ def decode_mask(
     return bits[:size_px**2].reshape(size_px, size_px).astype(bool) if text else np.zeros((size_px, size_px), bool)
 
 # %% ../nbs/71_session.ipynb #85a78dd3
-def _region_of(settings): # 'mouth+nose', as `Editor.edit` takes it; '' if no region is pressed
+def _region_of(settings): # 'mouth+nose', as `Editor.edit` takes it; '' if no region is selected
     return '+'.join(r for r in REGIONS if r in settings.regions)
 
 def edit_mask(
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
     size_px:int, # pixels of the source
 )->np.ndarray: # (S, S) bool
     "The pixels that may change"
@@ -143,9 +143,9 @@ def _landmark_kwargs(settings, editor, lookup): # where the landmarks are, if th
 
 # %% ../nbs/71_session.ipynb #2f1d06fb
 def run_edit(
-    settings:EditSettings,
-    faces:dict, # {name: Face}
-    editor:Editor,
+    settings:EditSettings, # of the edit
+    faces:dict[str, Face], # by name
+    editor:Editor, # with the weights that are used
 )->Image.Image: # RGB
     "The edit that the settings describe"
     image = faces[settings.source].image
@@ -163,16 +163,16 @@ def _active(regions, painted_mask, size_px, size, template, attributes):
     return tuple(a for a, c in zip(attributes, counts) if c)
 
 def active_attributes(
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
     size_px:int, # pixels of the source
-    editor:Editor,
+    editor:Editor, # with the weights that are used
 )->tuple: # names
     "The attributes that an edit can change"
     if not editor.attributes: return ()
     return _active(settings.regions, settings.painted_mask, size_px, editor.size, editor.template, editor.attributes)
 
 def exemplar_of(
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
     attribute:str, # name
 )->str: # name of a Face
     "The face in which an attribute is read"
@@ -181,10 +181,10 @@ def exemplar_of(
 
 # %% ../nbs/71_session.ipynb #5ab06a13
 def true_edit(
-    settings:EditSettings,
-    faces:dict, # {name: Face}
+    settings:EditSettings, # of the edit
+    faces:dict[str, Face], # by name
 )->Image.Image: # None if it is not known
-    "The edit that the renderer of drawn faces draws"
+    "The true edit, as the renderer of drawn faces draws it"
     own = dict(settings.region_exemplars)
     pairs = [(r, faces[own.get(r, settings.exemplar)].person) for r in REGIONS if r in settings.regions]
     person = faces[settings.source].person
@@ -200,7 +200,7 @@ def diff_heatmap(
     before:Image.Image, # RGB
     after:Image.Image, # likewise, of the same size
 )->Image.Image: # RGB
-    "Where two pictures differ: from black over red and yellow to white, on the first one in grey"
+    "Where two pictures differ: from black through red and yellow to white, over the first one in grey"
     d = np.abs(np.asarray(after, np.int16) - np.asarray(before)).max(-1)/96
     stops = (0, 200, 255, 255), (0, 30, 190, 255), (0, 60, 40, 255) # red, green, blue
     colour = np.stack([np.interp(d, (0, .33, .66, 1), s) for s in stops], -1)
@@ -213,13 +213,13 @@ class _RawCode(str):
     __repr__ = str.__str__
 
 _HOMES = {'Editor': 'editing', 'open_picture': 'images', 'open_upload': 'images', 'AlignedFace': 'detection', 'drawn_face': 'session',
-          'square_landmarks': 'session'} # where the names of such a line live
+          'square_landmarks': 'session'} # where the names in such a line are defined
 
 def to_python(
-    settings:EditSettings,
-    faces:dict, # {name: Face}
-    editor:Editor,
-    weights:str='', # its name; '' for an editor of one's own
+    settings:EditSettings, # of the edit
+    faces:dict[str, Face], # by name
+    editor:Editor, # with the weights that are used
+    weights:str='', # their name; '' for an editor that has none
     mask:str='mask.png', # the file that holds what is painted
 )->str:
     "One line of Python that makes the same edit, as `y`"
@@ -233,18 +233,18 @@ def to_python(
 
 # %% ../nbs/71_session.ipynb #165dd08c
 def png(
-    image:Image.Image,
-    texts:dict=None, # text chunks: {name: text}
+    image:Image.Image, # any mode that PNG holds
+    texts:dict[str, str]=None, # text chunks: {name: text}
 )->bytes:
-    "A PNG, packed quickly, with notes and no other metadata"
+    "A PNG, quickly compressed, with these texts and no other metadata"
     encode_image(image, out := io.BytesIO(), '.png', texts or {}, compress_level=1)
     return out.getvalue()
 
 def metadata(
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
     weights:str, # their name
-)->dict: # of text
-    "What a saved edit says of itself"
+)->dict[str, str]: # text chunks
+    "What a saved edit says about itself"
     chosen = {k: v for k, v in asdict(settings).items() if v!=getattr(EditSettings, k, None)}
     return provenance(None if settings.painted_mask else _region_of(settings), weights, Settings=json.dumps(chosen))
 
@@ -252,20 +252,20 @@ def metadata(
 MAX_STEPS = 50 # of a history
 
 class History:
-    "Settings one after the other, and a way back"
+    "Settings one after the other, to go back and forth in"
     def __init__(self,
-        first:EditSettings,
+        first:EditSettings, # where it begins
         max_steps:int=MAX_STEPS, # the oldest are forgotten
     ): self.entries, self.at, self.kind, self.max_steps = [first], 0, None, max_steps
 
     @property
-    def now(self): return self.entries[self.at]
+    def now(self)->EditSettings: return self.entries[self.at]
 
     def add(self,
-        settings:EditSettings, # the next ones; what had been taken back is forgotten
-        kind:str=None, # of change: one step back for all in a row of the same kind
-    ):
-        "One more step; nothing if it is the same again"
+        settings:EditSettings, # the next ones; what was undone is forgotten
+        kind:str=None, # of change: consecutive ones of the same kind count as one step
+    )->None:
+        "One more step, if anything has changed"
         if settings==self.now: return
         keep = self.at if kind and kind==self.kind and self.at else self.at + 1
         self.entries = [*self.entries[:keep], settings][-self.max_steps:]
@@ -273,7 +273,7 @@ class History:
 
     def goto(self,
         i:int, # number of a step; beyond the ends: the first or the last one
-    ):
+    )->None:
         "Point at another step"
         self.at, self.kind = min(max(0, i), len(self.entries) - 1), None
 
@@ -284,11 +284,11 @@ def _code_tile(x, scale): # PIL: the k maps of a (k, h, w) block side by side, b
     return Image.fromarray((250 + v.abs()*(ends[(v[..., 0] > 0).long()] - 250)).byte().numpy())
 
 def code_maps(
-    settings:EditSettings,
-    faces:dict, # {name: Face}
-    editor:Editor,
+    settings:EditSettings, # of the edit
+    faces:dict[str, Face], # by name
+    editor:Editor, # with the weights that are used
 )->list: # of (name of the block, before, after): PIL
-    "The exemplar's code as E reads it, and what the decoder is told"
+    "The exemplar's code as E reads it, and as the decoder gets it"
     S, image, B = editor.size, faces[settings.source].image, faces[settings.exemplar].image
     side, square = image.width, (0, 0, S, S)
     pair = [faces[n] for n in (settings.source, settings.exemplar)]

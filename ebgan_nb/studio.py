@@ -26,24 +26,24 @@ from .geometry import three_points
 from .attributes import REGIONS
 from .editing import AutoEditor, Editor, is_photo
 from .session import active_attributes, code_maps, decode_mask, diff_heatmap, drawn_faces, edit_mask, EditSettings, encode_mask
-from .session import exemplar_of, History, landmarks_for, MAX_STEPS, metadata, png, run_edit, square_landmarks, to_python, true_edit
+from .session import exemplar_of, Face, History, landmarks_for, MAX_STEPS, metadata, png, run_edit, square_landmarks, to_python, true_edit
 from .widgets import before_after, box, button, ChunkedUpload, code_html, data_url, face_from_photo, figure, folder_faces
 from .widgets import LandmarkPicker, LandmarkTraits, maps_html, MEGABYTES, Painter, Rectangle, report_errors, Thumb
 from .widgets import thumbnail, titled, under_voila, UploadButton, uploaded, user_message
 
 # %% ../nbs/73_studio.ipynb #f9f48047
-_PICTURES = 12 # of a user's own, at most
+_PICTURES = 12 # uploads, at most
 
 class Studio:
     "Edit faces by hand; the last line of a cell shows it"
     def __init__(self,
-        weights:str=None, # name or path, as for `Editor.load`; or an Editor; None: for each source those that fit it
-        folder:str=None, # pictures to choose from, besides drawn faces
+        weights:str=None, # name or path, as for `Editor.load`; or an Editor; None: those that fit each source
+        folder:str | Path=None, # pictures to choose from, besides drawn faces
         size:int=128, # pixels of drawn faces
-        seed:int=2026, # of the first people
+        seed:int=2026, # of the first faces
         n_faces:int=8, # drawn at a time
         painter:type=None, # a class such as `Rectangle`; None: `Painter`, where anywidget is there
-        disk:bool=None, # may the page open folders of this machine? None: unless Voila serves it to others
+        disk:bool=None, # may the page open folders on this machine? None: unless Voila serves it to others
     ):
         self._know(weights, size, n_faces, disk)
         self._make_controls((painter or Painter or Rectangle)())
@@ -54,10 +54,10 @@ class Studio:
         self.history, self.busy = History(EditSettings(names[1 % len(names)], names[2 % len(names)])), False
         self.show(problems and (problems, 'note'))
 
-    def _know(self, weights=None, size=128, n_faces=8, disk=None): # all but the page
+    def _know(self, weights=None, size=128, n_faces=8, disk=None): # everything but the page
         self.chooser = AutoEditor(weights=('faces-att', 'celeba')) if weights is None else None
         self.weights_name = '' if hasattr(weights, 'edit') else str(weights)
-        if self.chooser: self.default_editor = self.chooser.editor_for(False) # its attributes stand on the page
+        if self.chooser: self.default_editor = self.chooser.editor_for(False) # its attributes are on the page
         else: self.default_editor = weights if hasattr(weights, 'edit') else Editor.load(weights)
         self.size, self.n_faces, self.faces, self.history, self.busy = size, n_faces, {}, None, True
         self.received, self.disk = 0, not under_voila() if disk is None else disk # pictures that were uploaded
@@ -78,9 +78,9 @@ def is_photo(self:Studio,
 
 @patch
 def editor_of(self:Studio,
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
 )->Editor:
-    "The editor for these settings: with weights that fit their source, if the studio may choose"
+    "The editor for these settings, with weights that fit their source if the studio may choose"
     if not self.chooser: return self.default_editor
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # the page says it, see `remark`
@@ -100,12 +100,12 @@ def name(self:Studio)->str: return f'edit-{zlib.crc32(repr(self.settings).encode
 def draggable(self:Studio)->bool: return isinstance(self.pins, LandmarkTraits)
 
 # %% ../nbs/73_studio.ipynb #77177ab7
-def _shorten(known): # a dict in which the first ones are the oldest
+def _shorten(known): # a dictionary whose first entries are the oldest
     while len(known) > MAX_STEPS: del known[next(iter(known))]
 
 @patch
 def pictured(self:Studio,
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
 )->tuple: # result (PIL), its data URL, its thumbnail, and what went wrong or ''
     "The pictures of an edit"
     if settings not in self._pictures:
@@ -132,7 +132,7 @@ def true_edit(self:Studio)->Image.Image:
 @patch
 def reading(self:Studio,
     attribute:str, # name
-)->float: # how sure C is that it is there
+)->float: # C's probability that it is there
     "What C reads in the exemplar"
     name = exemplar_of(self.settings, attribute)
     if name not in self._readings:
@@ -159,11 +159,11 @@ def _nothing_changed(settings, change, parts): # what to say then
     if settings.strength < .2: return f'{said}: a strength of {settings.strength:.2f} leaves it as it is.'
     others = ' and '.join(sorted(_names(settings) - {settings.source})) or settings.source
     advice = f"Press another exemplar{', or take more attributes'*bool(settings.excluded)}."
-    return f'{said}: as the network sees it, {others} has nothing else to give there. {advice}'
+    return f'{said}: as the network sees it, {others} has nothing different to give there. {advice}'
 
 @patch
-def remark(self:Studio)->tuple: # (text, kind)
-    "What there is to say when all is well"
+def remark(self:Studio)->tuple[str, str]: # (text, kind)
+    "What the page says when all is well"
     s, change = self.settings, self.change()
     parts = ' + '.join([*(r for r in REGIONS if r in s.regions), *['what is painted']*bool(s.painted_mask)])
     if change.size and (change > 8).mean() < .01: return _nothing_changed(s, change, parts), 'note' # nobody sees that
@@ -213,12 +213,12 @@ def _changed(self:Studio, change): # a control was moved
 
 @patch
 @report_errors
-def _redraw(self:Studio): # only what is shown is another
+def _redraw(self:Studio): # only the view is another
     if not self.busy: self.show()
 
 # %% ../nbs/73_studio.ipynb #b4923687
 @patch
-def _make_buttons(self:Studio): # what does something at once
+def _make_buttons(self:Studio): # whatever acts at once
     self.undo_button = button('Undo', 'One step back', lambda: self.goto(self.history.at - 1), 'undo')
     self.redo_button = button('Redo', 'One step forward again', lambda: self.goto(self.history.at + 1), 'repeat')
     self.save_button = button('Save PNG', 'Hand the picture over, with a note that it is edited', lambda: self.hand_over(), 'download')
@@ -235,7 +235,7 @@ def _make_buttons(self:Studio): # what does something at once
 def _piece(self:Studio, pieces, *message): pieces(*message)
 
 @patch
-def _uploader(self:Studio): # the button for pictures of one's own
+def _uploader(self:Studio): # the button for uploads
     pieces = ChunkedUpload(lambda *file: self.upload(*file))
     if isinstance(self.painter, Rectangle):
         w = W.FileUpload(accept='image/*', multiple=True, description='Upload ...')
@@ -281,7 +281,7 @@ def _place(self:Studio): # everything at its place
 
 # %% ../nbs/73_studio.ipynb #bc7e0adf
 @patch
-def _forget(self:Studio, row): # all but the faces in a row of thumbnails, and those that a step of the history needs
+def _forget(self:Studio, row): # all faces but those in a row of thumbnails and those that a step of the history needs
     for n in self.thumbs.keys() - row:
         for t in self.thumbs.pop(n): t.close()
     needed = {*row}.union(*map(_names, self.history.entries))
@@ -293,8 +293,8 @@ def _forget(self:Studio, row): # all but the faces in a row of thumbnails, and t
 
 @patch
 def add_faces(self:Studio,
-    faces:list, # of Face
-):
+    faces:list[Face], # to be added
+)->None:
     "More faces to choose from"
     for f in faces:
         self.faces[f.name] = f
@@ -312,14 +312,14 @@ def add_faces(self:Studio,
 def say(self:Studio,
     text:str, # one sentence
     kind:str='', # 'wrong', 'note' or ''
-):
-    "Say something on the page; nothing is asked for that, so nothing can go wrong"
+)->None:
+    "Say something on the page; nothing is computed for it, so nothing can go wrong"
     self.status = text
     weights = f'<div class=eb-weights>Weights used: {self._used}</div>'*bool(self.chooser)
     self.message.value = f'<div class="eb-said {kind and "eb-" + kind}" role=status>{html.escape(text)}</div>{weights}'
 
 @patch
-def _show_source(self:Studio): # the painter: its picture, the regions that are pressed, what is painted
+def _show_source(self:Studio): # the painter: its picture, the selected regions, what is painted
     p, s, self.busy = self.painter, self.settings, True
     try:
         with p.hold_sync():
@@ -402,9 +402,9 @@ def _show_film(self:Studio): # thumbnails of the last steps, and which way the h
 # %% ../nbs/73_studio.ipynb #2d4adc3c
 @patch
 def show(self:Studio,
-    remark:tuple=None, # (text, kind) to say instead of the usual
-):
-    "The page as the history says: the result first, then what hangs on it"
+    remark:tuple[str, str]=None, # (text, kind) to say instead of the usual
+)->None:
+    "The page as the history says: the result first, then what depends on it"
     image, url, _, problem = self.pictured(self.settings)
     self._used = self.weights
     self.views['result'].value = before_after(self.url(self.settings.source), url)
@@ -423,7 +423,7 @@ def show(self:Studio,
 def read_controls(self:Studio)->EditSettings:
     "What the controls say"
     s = self.settings
-    decode_mask(self.painter.painted, self.side) # what does not fit is refused here
+    decode_mask(self.painter.painted, self.side) # a mask that does not fit is refused here
     read = {a: self.reading(a) > .5 for a in self.default_editor.attributes}
     return replace(s, regions=tuple(r for r, b in self.regions.items() if b.value), painted_mask=self.painter.painted,
         region_exemplars=s.region_exemplars if self.per_region.value else (), others=self.others.value,
@@ -433,9 +433,9 @@ def read_controls(self:Studio)->EditSettings:
 
 @patch
 def apply(self:Studio,
-    settings:EditSettings,
+    settings:EditSettings, # of the edit
     kind:str=None, # of change, see `History.add`
-):
+)->None:
     "Other settings: into the history, and onto the page"
     self.history.add(settings, kind)
     self.show()
@@ -444,7 +444,7 @@ def apply(self:Studio,
 @report_errors
 def goto(self:Studio,
     i:int, # number of a step
-):
+)->None:
     "Back, or forward, in the history"
     self.history.goto(i)
     self.show()
@@ -455,7 +455,7 @@ def goto(self:Studio,
 def choose(self:Studio,
     source:str=None, # name of a Face
     exemplar:str=None, # name of a Face; for the region that is shown, if regions have their own
-):
+)->None:
     "Another face"
     s, own = self.settings, dict(self.settings.region_exemplars)
     if source:
@@ -467,9 +467,9 @@ def choose(self:Studio,
 
 @patch
 def draw_faces(self:Studio,
-    seed:int=None, # of the people; None: the next one
-):
-    "Other people to choose from"
+    seed:int=None, # of the faces; None: the next one
+)->None:
+    "Other drawn faces to choose from"
     self.seed = self.seed + 1 if seed is None else seed
     new = drawn_faces(self.seed, self.n_faces, self.size)
     self.add_faces(new)
@@ -478,8 +478,8 @@ def draw_faces(self:Studio,
 
 @patch
 @report_errors
-def new_faces(self:Studio):
-    "Other people, as the button draws them"
+def new_faces(self:Studio)->None:
+    "Other drawn faces, for the button"
     self.draw_faces()
 
 # %% ../nbs/73_studio.ipynb #57d08d77
@@ -490,7 +490,7 @@ def _named(self:Studio, face): # the face, under a name that no other has
     return replace(face, name=name)
 
 @patch
-def _take(self:Studio, face, instead=None): # a face of the user's as the source; `instead` of one whose points were moved
+def _take(self:Studio, face, instead=None): # an uploaded face as the source, `instead` of one whose points were moved
     face = self._named(face)
     self._removed.add(instead)
     self.add_faces([face])
@@ -505,9 +505,10 @@ def _points_moved(self:Studio, change): # the three points were moved
     self._take(face_from_photo(name, f.portrait.image, points, f.whole, self.default_editor), instead=f.name)
 
 @patch
-def _receive(self:Studio, name, data): # one file; what there is to say of it
+def _receive(self:Studio, name, data): # one file; what there is to say about it
     if data is None: raise WrongInput(f'{name}: the file is larger than {MEGABYTES} MB. Make it smaller, then choose it again.')
-    if self.received >= _PICTURES: raise WrongInput(f'{name}: {_PICTURES} pictures of yours are here already. Open the page anew for others.')
+    if self.received >= _PICTURES:
+        raise WrongInput(f'{name}: {_PICTURES} of your pictures are already here. Open the page anew to add others.')
     self.say(f'Looking at {name} ...')
     face, remark = uploaded(data, name, self.default_editor, by_hand=self.draggable)
     self.received += 1
@@ -523,22 +524,22 @@ def upload(self:Studio,
     name:str, # of the file
     data:bytes, # None if it was too large to be sent
     more:int=0, # files that are still to come with it
-):
-    "A picture of the user's becomes the source"
+)->None:
+    "An uploaded picture becomes the source"
     try: said = self._receive(name, data), 'note'
     except Exception as e: said = user_message(e), 'wrong'
     self._messages.append(said)
     if more: return
     said, self._messages, always = self._messages, [], self.remark()
-    if not any(t for t, _ in said): return # `show` has said all there is to say
+    if not any(t for t, _ in said): return # `show` has said everything
     if always[1] and any(kind=='note' for _, kind in said): said.append(always)
     self.say(_sentences(t for t, _ in said), max(kind for _, kind in said))
 
 @patch
 def add_folder(self:Studio,
-    folder:str, # of pictures
-)->str: # what is to be said about files that are no good
-    "The pictures of a folder, those that are not here yet"
+    folder:str | Path, # of pictures
+)->str: # a sentence for each file that is of no use
+    "Add the pictures of a folder that are not here yet"
     good, bad = folder_faces(folder, self.default_editor)
     known = {f.code for f in self.faces.values()}
     self.add_faces([self._named(f) for f in good if f.code not in known])
@@ -547,8 +548,8 @@ def add_folder(self:Studio,
 
 @patch
 @report_errors
-def open_folder(self:Studio):
-    "Those of the folder in the field"
+def open_folder(self:Studio)->None:
+    "Add the pictures of the folder in the field"
     folder = self.folder.value.strip()
     if not folder: raise WrongInput('Which folder? Write its path in the field first, such as ~/Pictures.')
     self.say(f'Looking at the pictures of {folder} ...')
@@ -558,7 +559,7 @@ def open_folder(self:Studio):
 
 # %% ../nbs/73_studio.ipynb #9ae6bfc2
 @patch
-def files(self:Studio)->dict: # {name: bytes}
+def files(self:Studio)->dict[str, bytes]: # by name
     "The edit as files: the picture, the mask if something is painted, the whole photograph if the face was cut from one"
     image, _, _, problem = self.pictured(self.settings)
     if problem: raise WrongInput(problem)
@@ -571,8 +572,8 @@ def files(self:Studio)->dict: # {name: bytes}
 
 @patch
 def save(self:Studio,
-    folder:str='.', # where
-)->list: # paths
+    folder:str | Path='.', # where
+)->list[Path]: # of the files
     "Write the edit's files"
     paths = [(Path(folder)/name, data) for name, data in self.files().items()]
     for path, data in paths:
@@ -581,7 +582,7 @@ def save(self:Studio,
 
 @patch
 @report_errors
-def hand_over(self:Studio):
+def hand_over(self:Studio)->None:
     "The edit's files as downloads"
     given = [(name, data_url(data)) for name, data in self.files().items()]
     self.painter.download = json.dumps(given)

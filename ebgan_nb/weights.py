@@ -9,9 +9,11 @@ __all__ = ['FORMAT', 'PRETRAINED', 'save_weights', 'open_tensors', 'fitting_tens
 import json
 import os
 import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -25,15 +27,15 @@ from .models import build, Config, EBGAN
 FORMAT = 'ebgan_nb weights 1'
 
 def save_weights(
-    path, # a .safetensors file in a folder that is there
+    path:str|Path, # a .safetensors file in a folder that is there
     model:EBGAN,
     info:dict, # how the weights were made; plain values
-):
-    "E and G, and C of Att-EBGAN, in 16 bits, with configuration and `info` in the header, and once more beside in a .json for people"
+)->None:
+    "E and G, and C of Att-EBGAN, in 16 bits, with configuration and `info` in the header, and again in a .json beside it"
     header = dict(format=FORMAT, config=json.dumps(asdict(model.config)), info=json.dumps(info))
     tensors = {k: v.detach().to('cpu', torch.float16).contiguous() for k, v in model.state_dict().items()}
     bad = [k for k, v in tensors.items() if not v.isfinite().all()]
-    if bad: raise RunFailed(f'{path}: not written, {bad[0]} holds values that are no numbers in 16 bits')
+    if bad: raise RunFailed(f'{path}: not written, {bad[0]} holds values that are not finite in 16 bits')
     save_tensors(path, tensors, header)
     write_bytes(Path(path).with_suffix('.json'), (json.dumps(dict(config=asdict(model.config), info=info), indent=1) + '\n').encode())
 
@@ -42,29 +44,29 @@ _MOST_BYTES = 2**30 # of a file of tensors
 
 @contextmanager
 def open_tensors(
-    path, # a .safetensors file
+    path:str|Path, # a .safetensors file
     remedy:str, # what to do if it is torn, for the message
-): # yields safetensors' view of it: names and shapes, and nothing read yet
-    "Open a file of tensors; one that is missing, torn, too large or not to be read is `WrongInput`. Nothing in it is executed"
+)->Iterator[Any]: # yields safetensors' view of it: names and shapes; no tensor is read yet
+    "Open a file of tensors; `WrongInput` if it is missing, torn, too large or unreadable. Nothing in it is executed"
     from safetensors import SafetensorError, safe_open
     if not os.path.isfile(path): raise WrongInput(f'{path}: there is no such file')
     if os.path.getsize(path) > _MOST_BYTES: raise WrongInput(f'{path}: larger than {_MOST_BYTES/2**20:,.0f} MB, and was not read')
     try:
-        with open(path, 'rb'): pass # safetensors says "no such file" of what may not be read
+        with open(path, 'rb'): pass # safetensors says "no such file" where reading is not permitted
         with safe_open(path, 'pt') as f: yield f
     except OSError as e: raise WrongInput(f'{path}: {e.strerror or e}') from None
     except SafetensorError as e: raise WrongInput(f'{path}: torn, or no safetensors file ({e}): {remedy}') from None
 
 # %% ../nbs/34_weights.ipynb #e1984fc6
 # names in files written before 0.2: fields of `Config`, and parts of the names of tensors
-OLD_FIELDS = dict(free='n_free_channels', e_deep='e_res_channels', e_aligns='align_exemplar', g_sees_M='g_mask_input', d_sees_M='d_mask_input',
-                  d_patches='patch_d')
+OLD_FIELDS = dict(free='n_free_channels', e_deep='e_res_channels', e_aligns='align_exemplar', g_sees_M='g_mask_input',
+                  d_sees_M='d_mask_input', d_patches='patch_d')
 OLD_PARTS = dict(find='landmark_net', judge='head')
 
 def current_config(
     found:dict, # fields of a configuration in a header
 )->dict: # as `Config` has them
-    "Old names become new ones; what `Config` no longer says is left out"
+    "Old names become new ones; what `Config` no longer has is left out"
     c = {OLD_FIELDS.get(k, k): v for k, v in found.items() if k not in ('model', 'preset')}
     fills, relative = c.pop('fills', False), c.pop('e_relative', True)
     c.setdefault('color_reference', 'border' if fills else 'region' if relative else 'none')
@@ -78,11 +80,11 @@ def current_name(
 
 # %% ../nbs/34_weights.ipynb #c743034b
 def fitting_tensors(
-    f, # from `open_tensors`
-    path, # its name, for the message
-    wanted:dict, # {name: tensor, or its shape and kind on `meta`}: a network's `state_dict()`
-)->dict: # {name: tensor on the CPU}, of the wanted kinds
-    "The tensors of a file, read if they are what is wanted; others, or numbers that are none, are `WrongInput`"
+    f:Any, # from `open_tensors`
+    path:str|Path, # its name, for the message
+    wanted:dict[str, torch.Tensor], # {name: tensor, or one on `meta`}: a network's `state_dict()`
+)->dict[str, torch.Tensor]: # on the CPU, of the wanted kinds
+    "The tensors of a file, read only if they fit; `WrongInput` for others, or for values that are not finite"
     names = {current_name(k): k for k in f.keys()}
     found = {k: f.get_slice(old) for k, old in names.items()}
     shapes = [{k: tuple(shape(v)) for k, v in d.items()} for d, shape in ((wanted, lambda v: v.shape), (found, lambda v: v.get_shape()))]
@@ -95,19 +97,19 @@ def fitting_tensors(
     strange = [k for k, v in found.items() if v.get_dtype() not in kinds(k)]
     if strange: raise WrongInput(f'{path}: {strange[0]} holds {found[strange[0]].get_dtype()}, which is not read here')
     tensors = {k: f.get_tensor(names[k]).to(v.dtype) for k, v in wanted.items()}
-    if not all(v.isfinite().all() for v in tensors.values()): raise WrongInput(f'{path}: holds values that are no numbers')
+    if not all(v.isfinite().all() for v in tensors.values()): raise WrongInput(f'{path}: holds values that are not finite')
     return tensors
 
 # %% ../nbs/34_weights.ipynb #5c315712
 class _Planned(TorchFunctionMode):
     "Inside, networks are built without numbers"
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func:Callable, types:Any, args:tuple=(), kwargs:dict|None=None)->Any:
         kwargs = kwargs or {}
         if getattr(func, '__module__', None)=='torch.nn.init': return kwargs['tensor'] if 'tensor' in kwargs else args[0]
         if func is torch.empty: kwargs['device'] = 'meta'
-        return (torch.zeros if func is torch.randn else func)(*args, **kwargs)
+        return func(*args, **kwargs)
 
-def _header(path, header):
+def _header(path:str|Path, header:dict)->tuple[Config, dict]:
     "Configuration and info in the header of a weights file"
     if header.get('format')!=FORMAT:
         raise WrongInput(f'{path}: safetensors, but not weights written by ebgan_nb: {FORMAT!r} is missing in its header')
@@ -119,15 +121,16 @@ def _header(path, header):
     template = info.get('regions_template', 'faces')
     try: template_points(template, 1)
     except WrongInput:
-        raise WrongInput(f'{path}: regions_template {template!r:.80} in its info is neither a name that this version knows nor five points') from None
+        known = 'neither a name that this version knows nor five points'
+        raise WrongInput(f'{path}: regions_template {template!r:.80} in its info is {known}') from None
     return c, info
 
 def load_weights(
-    path, # a file written by `save_weights`
-    model:str=None, # the model that it must hold, one of MODELS; None takes any
-    size:int=None, # the picture size that it must be for; None takes any
-)->tuple: # (EBGAN in float32 on the CPU, in eval mode; info)
-    "Read weights. A missing, torn or foreign file is `WrongInput`, in one line"
+    path:str|Path, # a file written by `save_weights`
+    model:str|None=None, # the model that it must hold, 'ebgan' or 'att-ebgan'; None takes any
+    size:int|None=None, # the picture size that it must be for; None takes any
+)->tuple[EBGAN, dict]: # in float32 on the CPU, in eval mode; info
+    "Read weights. `WrongInput`, in one line, for a missing, torn or foreign file"
     path = user_path(path, 'weights')
     with open_tensors(path, 'copy or train it again; pickled weights (.pt, .pth, .pkl) are never opened') as f:
         c, info = _header(path, f.metadata() or {})
@@ -140,14 +143,14 @@ def load_weights(
 # %% ../nbs/34_weights.ipynb #49f7e870
 PRETRAINED = ('faces', 'faces-att', 'celeba', 'faces-course') # weights that the package ships
 
-def _shipped(name): # one of NAMES
-    "The file of weights that lie in the package"
+def _shipped(name:str)->Path: # one of PRETRAINED
+    "The file of weights that ships with the package"
     try: return asset(f'{name}.safetensors')
     except WrongInput: pass
     data = 'faces' if name.startswith('faces') else 'CELEBA'
     raise WrongInput(f'the weights {name!r} are not here: train some (ebgan_train --data {data} --out RUN) and give the folder RUN')
 
-def _from_hub(repo): # 'user/repo'
+def _from_hub(repo:str)->Path: # 'user/repo'
     "The file of weights of a Hub id, fetched once; huggingface_hub is optional"
     try: from huggingface_hub import hf_hub_download, model_info
     except ImportError:
@@ -162,7 +165,7 @@ def _from_hub(repo): # 'user/repo'
     raise WrongInput(f'{repo}: there is no such file or folder here, and the Hugging Face Hub gave no weights.safetensors ({reason})')
 
 def find_weights(
-    weights, # a name of NAMES, a folder of `ebgan_train`, a .safetensors file, or a Hub id 'user/repo'
+    weights:str|Path, # a name of PRETRAINED, a folder of `ebgan_train`, a .safetensors file, or a Hub id 'user/repo'
 )->Path:
     "The weights file that is meant, or `WrongInput`"
     if isinstance(weights, str) and weights in PRETRAINED: return _shipped(weights)

@@ -15,6 +15,7 @@ import io
 import os
 import secrets
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import ipywidgets as W
@@ -39,8 +40,8 @@ class Paintable(T.HasTraits):
     image = T.Unicode('').tag(sync=True) # of the source, a data URL
     alt = T.Unicode('source').tag(sync=True) # its name
     side = T.Int(1).tag(sync=True) # its pixels
-    region = T.Unicode('').tag(sync=True) # the regions that are pressed, see `encode_mask`
-    painted = T.Unicode('').tag(sync=True) # what is painted besides
+    region = T.Unicode('').tag(sync=True) # the selected regions, see `encode_mask`
+    painted = T.Unicode('').tag(sync=True) # what is painted in addition
     brush = T.Int(10).tag(sync=True) # its width when the page opens
     download = T.Unicode('').tag(sync=True) # files to hand over, JSON: [[name, data URL], ...]
 
@@ -91,11 +92,11 @@ MEGABYTES = 20 # of an uploaded file, at most
 class ChunkedUpload:
     "A file that arrives piece by piece"
     def __init__(self,
-        take:callable, # what becomes of it: a function of name, bytes, and how many are still to come
+        take:Callable[[str, bytes, int], None], # what becomes of it: a function of name, bytes, and how many are still to come
         megabytes:int=MEGABYTES, # at most
     ): self.take, self.megabytes, self.texts = take, megabytes, []
 
-    def __call__(self, widget, message, buffers=None):
+    def __call__(self, widget:W.Widget, message:dict, buffers:list=None)->None:
         "One message from the browser"
         if 'text' in message: self.texts = [*self.texts, message['text']] if message['at'] else [message['text']]
         size = message.get('size', sum(map(len, self.texts))*3/4) # bytes
@@ -119,7 +120,7 @@ def face_from_photo(
     image:Image.Image, # RGB: the photograph
     points:list, # landmarks in its pixels, five or three
     code:str, # the Python expression that makes `image`
-    editor:Editor,
+    editor:Editor, # whose size says how much detail is kept
 )->Face:
     "The face of a photograph, at a size that keeps its detail"
     portrait = AlignedFace(image, points)
@@ -134,11 +135,11 @@ def _default_points(size): # three points (x, y), both eyes and the middle of th
 def uploaded(
     data:bytes, # of a file
     name:str, # of the file
-    editor:Editor,
-    path:str=None, # where Python finds it again; None: under its name
+    editor:Editor, # that will edit it
+    path:str | Path=None, # where Python finds it again; None: under its name
     by_hand:bool=False, # can the user move the points, if no face is found?
-)->tuple: # Face, and a remark to make, or ''
-    "A picture of the user's, as a face to choose from; `WrongInput` in one sentence"
+)->tuple[Face, str]: # and a remark to make, or ''
+    "An uploaded picture as a face to choose from; `WrongInput` in one sentence"
     image, code = open_upload(data, name), f'open_upload(open({str(path or name)!r}, "rb").read())'
     small_square = image.width==image.height and image.width <= _MAX_SIDE
     try: found = find_faces(image)
@@ -151,7 +152,7 @@ def uploaded(
     points = found[0].points.round(1).tolist() if found else _default_points(image.size)
     return _usable(face_from_photo(name, image, points, code, editor)), _about(name, found)
 
-def _about(name, found): # what there is to say of faces that are found
+def _about(name, found): # what there is to say about the faces that were found
     if not found: return f'{name}: no face is found in it. Drag the three points onto both eyes and the middle of the mouth.'
     if len(found) > 1: return f'{name}: {len(found)} faces are found, the largest is taken. For another one, drag the three points.'
     return f'{name}: {found[0].note}.' if found[0].note else ''
@@ -166,18 +167,18 @@ def _usable(face): # the face itself, if any weights can take it
     return face
 
 # %% ../nbs/72_widgets.ipynb #66e8824f
-_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff') # of files that are looked at in a folder
+_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff') # of the files that are looked at
 
 def under_voila()->bool:
     "Was this kernel started by Voila, for a visitor?"
     return any(k.startswith('VOILA_') for k in os.environ)
 
 def folder_faces(
-    folder:str, # a folder of pictures; ~ is the user's home
-    editor:Editor,
+    folder:str | Path, # a folder of pictures; ~ is the user's home
+    editor:Editor, # that will edit them
     max_faces:int=24, # pictures
-)->tuple: # list of Face, list of sentences about files that are no good
-    "The user's own pictures, to choose from"
+)->tuple[list[Face], list[str]]: # and a sentence for each file that is of no use
+    "The pictures of a folder, as faces to choose from"
     good, bad, path = [], [], Path(folder).expanduser()
     if not path.is_dir(): raise WrongInput(f'{folder}: there is no such folder')
     try: files = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file())
@@ -222,7 +223,7 @@ def before_after(
     before:str, # data URL of the source
     after:str, # data URL of the result
 )->str: # HTML
-    "The result, and the source for as long as a button is held: style alone, no kernel is asked"
+    "The result, and the source while a button is held: by CSS alone, without the kernel"
     hold = 'type=button class=eb-hold title="Hold the mouse button, a finger or the space key"'
     stack = (f'<img decoding=sync src="{before}" alt="the source">'
              f'<img class=eb-after decoding=sync src="{after}" alt="the edited picture">')
@@ -241,7 +242,7 @@ def thumbnail(
 class Thumb:
     "A button that shows a picture"
     def __init__(self,
-        press:callable, # what happens when it is pressed: a function without arguments
+        press:Callable[[], None], # what happens when it is pressed
     ):
         self.style, self.button, self.key = W.HTML(), W.Button(), f'eb-{secrets.token_hex(6)}'
         for c in ('eb-face', self.key): self.button.add_class(c)
@@ -251,7 +252,7 @@ class Thumb:
         url:str, # data URL; '' hides the button
         name:str='', # what it shows
         on:bool=False, # is it the chosen one?
-    ):
+    )->None:
         "Another picture"
         self.style.value, self.name = f'<style>.{self.key}{{background-image:url({url})}}</style>', name
         self.button.description = name
@@ -260,7 +261,7 @@ class Thumb:
 
     def mark(self,
         on:bool, # is it the chosen one?
-    ):
+    )->None:
         "Chosen, or not"
         self.button.tooltip = self.name + ' (chosen)'*on
         self._class('eb-on', on)
@@ -268,8 +269,8 @@ class Thumb:
     def _class(self, name, wanted):
         if wanted!=(name in self.button._dom_classes): (self.button.add_class if wanted else self.button.remove_class)(name)
 
-    def close(self):
-        "Gone from kernel and page: a widget lives until it is closed"
+    def close(self)->None:
+        "Remove it from kernel and page: a widget lives until it is closed"
         for w in (self.style, self.button):
             for part in (w.layout, w.style, w): part.close()
 
@@ -277,7 +278,7 @@ class Thumb:
 def button(
     text:str, # on it
     tip:str, # what it does
-    press:callable, # without arguments
+    press:Callable[[], None], # what happens then
     icon:str='', # of Font Awesome
 )->W.Button:
     "A button"
@@ -287,7 +288,7 @@ def button(
 
 def box(
     kind:str, # of the style sheet, such as 'eb-row'
-    *children:W.Widget,
+    *children:W.Widget, # what is in it
 )->W.Box:
     "Widgets in a box that the style sheet knows"
     b = W.Box(children)
@@ -296,7 +297,7 @@ def box(
 
 def titled(
     title:str, # a line of HTML
-    *children:W.Widget,
+    *children:W.Widget, # what is below it
 )->W.VBox:
     "Widgets below a title"
     return W.VBox([W.HTML(f'<h3>{title}</h3>'), *children])
@@ -318,23 +319,23 @@ def maps_html(
         pairs = zip(pair, ('as E reads it', 'after the filter'))
         images = ''.join(f'<img src="{data_url(x)}" alt="{name}, {what}">' for x, what in pairs)
         return f'<figure>{images}<figcaption>{name.replace("_", " ")}</figcaption></figure>'
-    said = ('Each block of the code: above as E reads it in the exemplar, below what the decoder is told. '
-            'A block whose label is 0, or that the mask does not answer for, is switched off.')
+    said = ('Each block of the code: above, as E reads it in the exemplar; below, as the decoder gets it. '
+            'A block is switched off if its label is 0, or if its attribute lies outside the mask.')
     return f'<p>{said}</p><div class=eb-blocks>{"".join(one(*m) for m in maps)}</div>'
 
 # %% ../nbs/72_widgets.ipynb #0f1a8882
 def user_message(
-    e:Exception,
+    e:Exception, # what was raised
 )->str:
-    "What went wrong, in one sentence for the page; a visitor is told no details, which may hold paths"
+    "What went wrong, in one sentence for the page; a visitor gets no details, which may hold paths"
     if isinstance(e, WrongInput): return str(e)
     if _no_memory(e): return 'There is not enough memory for that: take a smaller picture, or open the page anew.'
-    if under_voila(): traceback.print_exception(e) # for who runs the server
+    if under_voila(): traceback.print_exception(e) # for whoever runs the server
     return f"That did not work, and it should have{'' if under_voila() else f' ({type(e).__name__}: {e})'}. The page goes on."
 
 def report_errors(
-    fn:callable, # a method of `Studio` that answers to a control
-)->callable:
+    fn:Callable, # a method of `Studio` that a control calls
+)->Callable:
     "The same, but mistakes become a sentence on the page"
     @functools.wraps(fn)
     def safe(self, *args, **kwargs):

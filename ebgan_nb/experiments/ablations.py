@@ -7,9 +7,11 @@ __all__ = ['measured', 'main']
 
 # %% ../../nbs/62_ablations.ipynb #938b4b27
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +23,10 @@ from ..metrics import EVAL_REGIONS, PAPER_EDIT
 from ..recipes import recipe, RECIPES
 from ..learner import ebgan_learner
 from ..training import ATTRIBUTES, NO_LIMIT, StopAfter, load_pretrained
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from ebgan_nb.models import AttEBGAN, EBGAN
 
 # %% ../../nbs/62_ablations.ipynb #89420347
 COURSE = RECIPES['course']
@@ -81,11 +87,11 @@ def train_arm(
 
 # %% ../../nbs/62_ablations.ipynb #a194c1e8
 def measured(
-    model, # EBGAN
+    model:'EBGAN', # of one arm
     n:int=200, # pairs
     seed:int=62, # other pairs
-    regions=EVAL_REGIONS, # names
-): # frame: a row a region
+    regions:str | Sequence[str]=EVAL_REGIONS, # names
+)->'pd.DataFrame': # a row for each region
     "The figures of one arm: achieved change of the paper's edit, and the reconstruction in decibels"
     import pandas as pd
     methods = {PAPER_EDIT: partial(model.edit, noise_floor=0.)}
@@ -95,11 +101,11 @@ def measured(
 
 # %% ../../nbs/62_ablations.ipynb #00ef1802
 def measured_filter(
-    model, # AttEBGAN, 64 pixels
+    model:'AttEBGAN', # 64 pixels
     n:int=200, # pairs
     seed:int=62, # other pairs
     **kwargs, # for `evaluate_filter`
-): # frame of one row
+)->'pd.DataFrame': # one row
     "The figures of one arm of Att-EBGAN, and its lead over plain EBGAN in decibels, against the true selective edit"
     import pandas as pd
     value = evaluate_filter(model, n, seed, progress=False, **kwargs).set_index(['region', 'method', 'metric']).value
@@ -113,19 +119,19 @@ MEASURES = {'ebgan': measured, 'att-ebgan': measured_filter} # by study
 KEY = ['arm', 'seed', 'minutes', 'batches']
 
 def missing(
-    done, # frame
+    done:'pd.DataFrame', # from `read_table`
     seeds:int=3, # a row for each of the seeds 0, 1 ...
     study:str='ebgan', # one of STUDIES
 )->list: # of (arm, seed): all arms with seed 0 first
-    "What is not in the table yet"
+    "What is not yet in the table"
     there = set(zip(done.arm, done.seed))
     return [(arm, seed) for seed in range(seeds) for arm in STUDIES[study].arms if (arm, seed) not in there]
 
 def read_table(
-    path, # a .csv file
+    path:str | Path, # a .csv file
     study:str='ebgan', # one of STUDIES
-): # frame, empty when there is no file
-    "Rows of earlier calls"
+)->'pd.DataFrame': # empty when there is no file
+    "The rows of earlier calls"
     import pandas as pd
     columns = KEY + STUDIES[study].columns
     if not Path(path).exists(): return pd.DataFrame(columns=columns)
@@ -136,13 +142,13 @@ def read_table(
 
 # %% ../../nbs/62_ablations.ipynb #d7533c70
 def ablate(
-    path, # a .csv file, which grows
+    path:str | Path, # a .csv file, which grows
     max_arms:int=None, # so many arms, then stop; None: all that are missing
     batches:int=None, # of an arm; None: the study's
     n:int=200, # pairs to measure on
     study:str='ebgan', # one of STUDIES
     **kwargs, # for `train_arm`
-): # frame
+)->'pd.DataFrame': # the table
     "Train and measure what is missing in a table, and write each arm as soon as it is finished"
     import pandas as pd
     table, s = read_table(path, study), STUDIES[study]
@@ -157,12 +163,12 @@ def ablate(
 # %% ../../nbs/62_ablations.ipynb #aa9844c7
 @command
 def main(
-    argv=None, # list of arguments; None: those of the command line
+    argv:list[str]=None, # arguments; None: those of the command line
 ):
     "python -m ebgan_nb.experiments.ablations"
     p = Parser('ebgan_nb.experiments.ablations', description='Train and measure the arms that are missing in a table.')
     p.add_argument('--out', required=True, type=Path, metavar='OUT.csv', help='the table, which grows')
-    p.add_argument('--arms', type=int, dest='max_arms', metavar='N', help='so many, then stop (default: all that are missing)')
+    p.add_argument('--arms', type=int, dest='max_arms', metavar='N', help='stop after so many (default: all that are missing)')
     p.add_argument('--study', default='ebgan', choices=list(STUDIES), help='which arms (default: %(default)s)')
     p.add_argument('--batches', type=int, help="of an arm (default: the study's)")
     args = p.parse_args(argv)
