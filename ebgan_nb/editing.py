@@ -321,7 +321,8 @@ def read(self:Editor,
     T = align(face.image.size, self._points(face, template), template, S)[1]
     with torch.inference_mode(): p = editor.model.C(normalize(warp(_rgb(face.image), T, (0, 0, S, S))).to(editor.device)).sigmoid()[0]
     if not p.isfinite().all():
-        raise WrongInput(f'{_weights_of(editor)}: the classifier of these weights is not finite: train again, or take others')
+        raise WrongInput(f'{_weights_of(editor)}: the classifier of these weights gives values that are not finite: '
+                         'train again, or take others')
     return dict(zip(editor.attributes, p.tolist()))
 
 # %% ../nbs/70_editing.ipynb #7c2f1b05
