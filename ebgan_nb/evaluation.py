@@ -246,7 +246,7 @@ def measure_photographs(
     methods:dict[str, Callable], # {name: function of A, B, M}
     regions:Sequence[str], # their names
     pictures:'ImageCache', # from `load_cache`
-    reader:'AttributeClassifier', # independent of the methods
+    classifier:'AttributeClassifier', # independent of the methods
     i:'np.ndarray', # int (n,): sources
     j:'np.ndarray', # int (n,): exemplars
     mean:torch.Tensor, # (256,) features of many faces
@@ -255,15 +255,15 @@ def measure_photographs(
     "All that is measured on pairs of photographs"
     from ebgan_nb.classifier import flips, nearer_to_A
     (A, P, y_A), (B, _, y_B) = (tuple(t.to(device) for t in load_images(pictures, k)) for k in (i, j))
-    f_A, f_B = reader.features(A), reader.features(B)
+    f_A, f_B = classifier.features(A), classifier.features(B)
     for region in regions:
         M = region_mask(region, P, pictures.size)
-        names = [a for a in region_attributes(region) if a in reader.attributes]
-        columns = [reader.attributes.index(a) for a in names]
+        names = [a for a in region_attributes(region) if a in classifier.attributes]
+        columns = [classifier.attributes.index(a) for a in names]
         for name, f in methods.items():
             y = numbers(f(A, B, M), name)
-            f_y = reader.features(y)
-            num, den = flips(reader.head(f_y)[:, columns], y_A[:, columns], y_B[:, columns])
+            f_y = classifier.features(y)
+            num, den = flips(classifier.head(f_y)[:, columns], y_A[:, columns], y_B[:, columns])
             yield (region, name, 'flips'), num.sum(1), den.sum(1)
             for k, a in enumerate(names): yield (region, name, f'flip {a}'), num[:, k], den[:, k]
             for g in [g for g in _SUBGROUPS if g in pictures.attributes]:
@@ -291,7 +291,7 @@ def jackknife(
 def evaluate_photographs(
     model:'EBGAN', # or AttEBGAN
     pictures:'ImageCache', # their test pictures are edited
-    reader:'AttributeClassifier'=None, # independent of the model; None: that for these pictures, trained when it is first needed
+    classifier:'AttributeClassifier'=None, # independent of the model; None: that for these pictures, trained when it is first needed
     n:int=1000, # pairs
     seed:int=0, # of the pairs
     regions:str | Sequence[str]=EVAL_REGIONS, # names, in a list or with commas
@@ -305,17 +305,18 @@ def evaluate_photographs(
     methods, regions, device = methods or with_baselines(model), check_regions(n, seed, regions), next(model.parameters()).device
     if pictures.size != model.config.size:
         raise WrongInput(f'pictures of {pictures.size} pixels for a model of {model.config.size}')
-    if reader is None:
-        with torch.inference_mode(False): reader = classifier_for(pictures)
-    reader, (i, j), test = reader.to(device), _test_pairs(pictures, n, seed), pictures.split('test')
+    if classifier is None:
+        with torch.inference_mode(False): classifier = classifier_for(pictures)
+    classifier, (i, j), test = classifier.to(device), _test_pairs(pictures, n, seed), pictures.split('test')
     parts = np.array_split(test, -(-len(test)//50))
-    real = torch.cat([reader.features(load_images(pictures, k)[0].to(device)) for k in parts])
+    real = torch.cat([classifier.features(load_images(pictures, k)[0].to(device)) for k in parts])
     portion = lambda k: (i[k:k+50], j[k:k+50])
-    todo = [partial(measure_photographs, methods, regions, pictures, reader, *portion(k), real.mean(0), device) for k in range(0, n, 50)]
+    todo = [partial(measure_photographs, methods, regions, pictures, classifier, *portion(k), real.mean(0), device)
+            for k in range(0, n, 50)]
     if model.config.attributes:
-        check_classifier(reader, model)
+        check_classifier(classifier, model)
         few = range(0, min(n, max(50, n//5)), 50)
-        todo += [partial(measure_filter_photographs, model, reader, pictures, *portion(k), device) for k in few]
+        todo += [partial(measure_filter_photographs, model, classifier, pictures, *portion(k), device) for k in few]
     sums = run_jobs(todo, progress)
     clouds = {key: sums.pop(key)[0] for key in list(sums) if key[2] == 'Frechet'}
     frame = table(sums, seed)
@@ -363,7 +364,7 @@ def labels_of(
 # %% ../nbs/60_evaluation.ipynb #66e1cc1a
 def measure_filter(
     model:'AttEBGAN', # that is measured
-    reader:'AttributeClassifier', # that knows its attributes
+    classifier:'AttributeClassifier', # that knows its attributes
     A:torch.Tensor, # (N,3,S,S) sources, in [-1,1]
     B:torch.Tensor, # (N,3,S,S) exemplars
     y_A:torch.Tensor, # (N,n) of 0/1: labels of the sources
@@ -372,8 +373,8 @@ def measure_filter(
 )->Iterator[tuple]: # (region, method, metric), numerators, denominators; all on one device
     "What a filter lets through, as a classifier sees it"
     names, key = list(model.attributes), lambda metric: ('face', display_name(model), metric)
-    columns, one = [reader.attributes.index(x) for x in names], torch.eye(len(names)).to(A)
-    logits = lambda y: reader(y)[:, columns]
+    columns, one = [classifier.attributes.index(x) for x in names], torch.eye(len(names)).to(A)
+    logits = lambda y: classifier(y)[:, columns]
     Ms = {r: region_mask(r, points, A.shape[-1]).to(A).expand(len(A), -1, -1, -1) for r in REGIONS}
     counts = {r: active_labels(M, points, names) for r, M in Ms.items()}
     edit = lambda region, **choice: numbers(model.edit(A, B, Ms[region], counts=counts[region], **choice), display_name(model))
@@ -414,18 +415,18 @@ def _measure_selective(
 
 # %% ../nbs/60_evaluation.ipynb #6f3a68d0
 def check_classifier(
-    reader:'AttributeClassifier', # to judge edits
+    classifier:'AttributeClassifier', # to judge edits
     model:'AttEBGAN', # that makes them
 )->'AttributeClassifier': # the same
     "Can this classifier judge this model? `WrongInput` if not"
-    unknown = [x for x in model.attributes if x not in reader.attributes]
-    if not unknown and reader.size == model.config.size: return reader
-    reads = f'the classifier reads pictures of {reader.size} pixels and knows {", ".join(reader.attributes)}'
+    unknown = [x for x in model.attributes if x not in classifier.attributes]
+    if not unknown and classifier.size == model.config.size: return classifier
+    reads = f'the classifier reads pictures of {classifier.size} pixels and knows {", ".join(classifier.attributes)}'
     raise WrongInput(f'{reads}; this model needs {model.config.size} pixels and {", ".join(unknown) or "no other attribute"}')
 
 def measure_filter_photographs(
     model:'AttEBGAN', # that is measured
-    reader:'AttributeClassifier', # that knows its attributes
+    classifier:'AttributeClassifier', # that knows its attributes
     pictures:'ImageCache', # from `load_cache`
     i:'np.ndarray', # int (n,): sources
     j:'np.ndarray', # int (n,): exemplars
@@ -434,7 +435,7 @@ def measure_filter_photographs(
     "`measure_filter` for photographs, with the labels that CelebA gives"
     columns = [pictures.attributes.index(x) for x in model.attributes]
     (A, P, y_A), (B, _, y_B) = (tuple(t.to(device) for t in load_images(pictures, k)) for k in (i, j))
-    yield from measure_filter(model, reader, A, B, y_A[:, columns].float(), y_B[:, columns].float(), P)
+    yield from measure_filter(model, classifier, A, B, y_A[:, columns].float(), y_B[:, columns].float(), P)
 
 # %% ../nbs/60_evaluation.ipynb #ce988b87
 @torch.inference_mode()
@@ -442,18 +443,18 @@ def evaluate_filter(
     model:'AttEBGAN', # 64 pixels
     n:int=200, # pairs of faces
     seed:int=0, # of the test
-    reader:'AttributeClassifier'=None, # None: that of drawn faces, shipped
+    classifier:'AttributeClassifier'=None, # None: that of drawn faces, shipped
     plain:'EBGAN'=None, # to compare with; None: the shipped one
     progress:bool=True, # show progress
 )->'pd.DataFrame': # as of `evaluate`; measured on the model's device
     "Does an edit show what was chosen, and nothing else? One row for each figure"
-    from ebgan_nb.classifier import drawn_reader
-    reader, plain, device = reader or drawn_reader(), plain or load_weights(find_weights('faces'))[0], next(model.parameters()).device
-    (a, b), reader = pairs(n, seed), check_classifier(reader, model).to(device)
+    from ebgan_nb.classifier import drawn_classifier
+    plain, device = plain or load_weights(find_weights('faces'))[0], next(model.parameters()).device
+    (a, b), classifier = pairs(n, seed), check_classifier(classifier or drawn_classifier(), model).to(device)
     methods = with_baselines() | {'EBGAN': plain.to(device).edit}
     def seen(*people): # rendered when its turn comes
         A, B = (render_normalized(p, model.config.size).to(device) for p in people)
-        return measure_filter(model, reader, A, B, *(labels_of(p, model.attributes).to(device) for p in people))
+        return measure_filter(model, classifier, A, B, *(labels_of(p, model.attributes).to(device) for p in people))
     todo = []
     for i in range(0, n, 50):
         part = a[i:i+50], b[i:i+50]
@@ -476,17 +477,17 @@ def leak_matrix(
     model:'AttEBGAN', # 64 pixels
     n:int=200, # pairs of faces
     seed:int=0, # of the test
-    reader:'AttributeClassifier'=None, # None: that of drawn faces, shipped
+    classifier:'AttributeClassifier'=None, # None: that of drawn faces, shipped
 )->'pd.DataFrame': # (switched on, read): mean change of the classifier's probability; measured on the model's device
     "Switch on block i, where B has it and A has not, and read every attribute j"
     import pandas as pd
-    from ebgan_nb.classifier import drawn_reader
-    reader, names, size = reader or drawn_reader(), list(model.attributes), model.config.size
-    (a, b), columns, device = pairs(n, seed), [reader.attributes.index(x) for x in names], next(model.parameters()).device
+    from ebgan_nb.classifier import drawn_classifier
+    classifier, names, size = classifier or drawn_classifier(), list(model.attributes), model.config.size
+    (a, b), columns, device = pairs(n, seed), [classifier.attributes.index(x) for x in names], next(model.parameters()).device
     A, B, M = (t.to(device) for t in (render_normalized(a, size), render_normalized(b, size), region_mask('face', size=size)))
-    reader = reader.to(device)
+    classifier = classifier.to(device)
     new = (labels_of(b, names) > labels_of(a, names)).to(device)
-    p = lambda of, selected: reader(model.edit(A[of], B[of], M, selected=selected, others='source'))[:, columns].sigmoid()
+    p = lambda of, selected: classifier(model.edit(A[of], B[of], M, selected=selected, others='source'))[:, columns].sigmoid()
     rows = [(p(new[:, i], e) - p(new[:, i], 0*e)).mean(0).tolist() for i, e in enumerate(torch.eye(len(names)).to(device))]
     return pd.DataFrame(rows, index=names, columns=names)
 
@@ -512,10 +513,10 @@ def _of_photographs(model, data, n, seed, regions):
     from ebgan_nb.cache import load_cache
     from ebgan_nb.classifier import classifier_for
     pictures = load_cache(resolve_dataset(data), model.config.size)
-    reader = classifier_for(pictures)
-    frame = evaluate_photographs(model, pictures, reader, n, seed, regions)
-    print('accuracy of the classifier: ' + ', '.join(f'{a} {p:.0%}' for a, p in reader.accuracy.items()))
-    return frame, dict(reader=reader.accuracy)
+    classifier = classifier_for(pictures)
+    frame = evaluate_photographs(model, pictures, classifier, n, seed, regions)
+    print('accuracy of the classifier: ' + ', '.join(f'{a} {p:.0%}' for a, p in classifier.accuracy.items()))
+    return frame, dict(classifier=classifier.accuracy)
 
 def _of_faces(model, n, seed, regions):
     "Figures of drawn faces; for Att-EBGAN those of its filter, too"

@@ -15,12 +15,13 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from .core import WrongInput
 from .files import printable, read_file, user_path, write_bytes
 from .geometry import MIN_SIDE
+
+if TYPE_CHECKING: from PIL import Image
 
 # %% ../nbs/06_images.ipynb #eca3161d
 _FORMATS = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP', 'GIF') # all that is ever decoded
@@ -37,7 +38,7 @@ def open_image(
     source:bytes | str | os.PathLike, # the bytes of a file, or its path
     name:str | None=None, # what to call it in a message; None: the path
     max_pixels:int=_MAX_PIXELS, # more are refused, by the header alone
-)->Image.Image: # not decoded yet: see `decoded`
+)->'Image.Image': # not decoded yet: see `decoded`
     "Open a picture by its header; anything that is no picture, or too large, is `WrongInput` in one line"
     from PIL import Image, UnidentifiedImageError
     data = source if isinstance(source, (bytes, bytearray, memoryview)) else read_file(source, name)
@@ -57,9 +58,9 @@ def _damaged(name, e): return WrongInput(f'{name}: cut off or damaged ({str(e) o
 
 # %% ../nbs/06_images.ipynb #51379d7c
 def decoded(
-    image:Image.Image, # from `open_image`; it is changed in place
+    image:'Image.Image', # from `open_image`; it is changed in place
     name:str='the picture', # what to call it in a message
-)->Image.Image: # the same image
+)->'Image.Image': # the same image
     "Decode a picture and turn it upright; one that is cut off or damaged is `WrongInput`"
     from PIL import ImageOps
     with _quiet():
@@ -71,7 +72,7 @@ def decoded(
     return image
 
 # %% ../nbs/06_images.ipynb #52680274
-def _bands(image:Image.Image, pixels:int=2**20)->Iterator[tuple]:
+def _bands(image:'Image.Image', pixels:int=2**20)->Iterator[tuple]:
     "A picture of more than eight bits as float arrays, some rows at a time"
     import numpy as np
     step = max(1, pixels//image.width)
@@ -79,15 +80,15 @@ def _bands(image:Image.Image, pixels:int=2**20)->Iterator[tuple]:
         band = image.crop((0, top, image.width, min(top + step, image.height)))
         yield top, np.nan_to_num(np.asarray(band, dtype=np.float32), posinf=0, neginf=0)
 
-def _white(image:Image.Image)->int:
+def _white(image:'Image.Image')->int:
     "The value that is white in a picture of more than eight bits"
     if image.mode[:2]=='I;': return 65535
     most = max(x.max() for _, x in _bands(image))
     return 65535 if most > 255 else 1 if image.mode=='F' and most <= 1 else 255
 
 def eight_bits(
-    image:Image.Image, # any mode, decoded
-)->Image.Image: # L, LA, RGB or RGBA; the same image, if it is one of those and no colour stands for transparency
+    image:'Image.Image', # any mode, decoded
+)->'Image.Image': # L, LA, RGB or RGBA; the same image, if it is one of those and no colour stands for transparency
     "A picture of any kind, with eight bits per channel"
     from PIL import Image
     import numpy as np
@@ -102,7 +103,7 @@ def eight_bits(
 # %% ../nbs/06_images.ipynb #78e5883e
 MODES = ('L', 'LA', 'RGB', 'RGBA') # kept as they are; all others become RGB or RGBA
 
-def _four_modes(image:Image.Image)->Image.Image: # decoded
+def _four_modes(image:'Image.Image')->'Image.Image': # decoded
     y = eight_bits(image)
     if image.mode in MODES: return y
     if y.mode[:3]!='RGB': y = y.convert('RGBA' if y.mode[-1]=='A' else 'RGB')
@@ -110,9 +111,9 @@ def _four_modes(image:Image.Image)->Image.Image: # decoded
     return y
 
 def to_editable(
-    image:Image.Image, # any size and mode; it stays as it is
+    image:'Image.Image', # any size and mode; it stays as it is
     label:str='picture', # for messages: 'source', or a file's name
-)->Image.Image: # upright; L, LA, RGB or RGBA
+)->'Image.Image': # upright; L, LA, RGB or RGBA
     "A picture that can be edited, or `WrongInput`"
     from PIL import Image
     if not isinstance(image, Image.Image):
@@ -136,14 +137,14 @@ def _path(value:str | os.PathLike, label:str)->Path:
 
 def open_picture(
     path:str | os.PathLike, # a picture file
-)->Image.Image: # see `to_editable`
+)->'Image.Image': # see `to_editable`
     "Open and decode a picture file; whatever is wrong with it is `WrongInput` in one line that names it"
     return to_editable(open_image(path := _path(path, 'open_picture')), str(path))
 
 # %% ../nbs/06_images.ipynb #286aa7d1
 def on_white(
-    image:Image.Image, # any mode, decoded
-)->Image.Image: # RGB
+    image:'Image.Image', # any mode, decoded
+)->'Image.Image': # RGB
     "Any picture as RGB of eight bits, its transparent parts on white"
     from PIL import Image
     if not isinstance(image, Image.Image): raise WrongInput(f'a PIL image is expected, not {type(image).__name__}')
@@ -161,7 +162,7 @@ _RESIZE_ABOVE = 16_000_000 # pixels: larger pictures are made smaller
 def open_upload(
     data:bytes, # the file
     name:str='the picture', # what to call it in a message
-)->Image.Image: # RGB, upright, at most 16 million pixels; `info` may hold its colour profile, nothing else
+)->'Image.Image': # RGB, upright, at most 16 million pixels; `info` may hold its colour profile, nothing else
     "The picture in an uploaded file, or `WrongInput` in one sentence that names it"
     from PIL import Image
     if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -222,7 +223,7 @@ def provenance(
                 Software=f'ebgan_nb, weights: {Path(weights).name or "of the user"}', **texts)
 
 def encode_image(
-    image:Image.Image, # to be written
+    image:'Image.Image', # to be written
     to:str | Path | io.BytesIO, # a path, or a file open for bytes
     suffix:str, # names the format, a key of `SAVE_OPTIONS`
     texts:dict[str, str], # {name: text}, see `provenance`
@@ -244,7 +245,7 @@ def encode_image(
 
 # %% ../nbs/06_images.ipynb #ef5f0c07
 def save_edit(
-    image:Image.Image, # the edited picture
+    image:'Image.Image', # the edited picture
     path:str | os.PathLike, # its suffix names the format, a key of `SAVE_OPTIONS`
     texts:dict[str, str] | None=None, # {name: text}; None: those of `provenance()`
 )->None:

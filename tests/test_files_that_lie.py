@@ -28,7 +28,7 @@ from ebgan_nb.masks import region_mask
 from ebgan_nb.models import build
 from ebgan_nb.recipes import config
 from ebgan_nb.weights import FORMAT, find_weights, load_weights, save_weights
-from ebgan_nb.classifier import AttributeClassifier, load_reader, _save_reader
+from ebgan_nb.classifier import AttributeClassifier, load_classifier, _save_classifier
 
 ROOT_USER = hasattr(os, 'geteuid') and os.geteuid()==0
 posix = pytest.mark.skipif(os.name!='posix', reason='pipes, links and permissions of POSIX')
@@ -137,7 +137,7 @@ def test_numbers_beyond_all_measure(copy_of, name, wrong):
 
 @pytest.mark.skipif(sys.platform=='win32', reason='Windows guesses where the home of another user would be')
 def test_homes_of_nobody(monkeypatch):
-    for fn in (CelebA, find_weights, load_weights, load_reader, dataloaders, evaluation._check_file): assert '~nobody-of-this-name' in line(fn, '~nobody-of-this-name/x')
+    for fn in (CelebA, find_weights, load_weights, load_classifier, dataloaders, evaluation._check_file): assert '~nobody-of-this-name' in line(fn, '~nobody-of-this-name/x')
     monkeypatch.setenv('EBGAN_DATA', '~nobody-of-this-name/x')
     assert 'EBGAN_DATA' in line(load_cache, SyntheticFaces(4), 16)
 
@@ -215,7 +215,7 @@ def test_weights_are_for_those_that_the_umask_says(net, tmp_path, mask, mode):
     before = os.umask(mask)
     try:
         save_weights(tmp_path/'w.safetensors', net, {})
-        _save_reader(tmp_path/'r.safetensors', AttributeClassifier(['Smiling'], 32))
+        _save_classifier(tmp_path/'r.safetensors', AttributeClassifier(['Smiling'], 32))
     finally: os.umask(before)
     assert {f.name: stat.S_IMODE(f.stat().st_mode) for f in tmp_path.iterdir()}==dict.fromkeys(('w.safetensors', 'w.json', 'r.safetensors'), mode)
 
@@ -231,7 +231,7 @@ def test_who_may_not_read_weights_is_told_so(net, tmp_path):
 
 @pytest.mark.parametrize('what', ['weights', 'reader'])
 def test_a_full_disk_leaves_what_was_there(net, tmp_path, what, monkeypatch):
-    def write(path): save_weights(path, net, {}) if what=='weights' else _save_reader(path, AttributeClassifier(['Smiling'], 32))
+    def write(path): save_weights(path, net, {}) if what=='weights' else _save_classifier(path, AttributeClassifier(['Smiling'], 32))
     write(tmp_path/'x.safetensors')
     size, path = (tmp_path/'x.safetensors').stat().st_size, tmp_path/'disk'/'x.safetensors'
     path.parent.mkdir()
