@@ -58,7 +58,7 @@ def open_tensors(
     except SafetensorError as e: raise WrongInput(f'{path}: torn, or no safetensors file ({e}): {remedy}') from None
 
 # %% ../nbs/34_weights.ipynb #e1984fc6
-# names in files written before 0.2: fields of `Config`, and parts of the names of tensors
+# names in files written before the fields were renamed: those of `Config`, and parts of the names of tensors
 OLD_FIELDS = dict(free='n_free_channels', e_deep='e_res_channels', e_aligns='align_exemplar', g_sees_M='g_mask_input',
                   d_sees_M='d_mask_input', d_patches='patch_d')
 OLD_PARTS = dict(find='landmark_net', judge='head')
@@ -117,7 +117,7 @@ def _header(path:str|Path, header:dict)->tuple[Config, dict]:
         found, info = parse_json(header.get('config'), 'config'), parse_json(header.get('info'), 'info')
         c, recipe = Config(**current_config(found)), found.get('preset', 'course')
     except (WrongInput, TypeError, ValueError, AttributeError) as e: raise WrongInput(f'{path}: its header cannot be used: {e}') from None
-    if 'recipe' not in info: info['recipe'] = dict(name=info.get('preset') or recipe) # before 0.2 its name was all
+    if 'recipe' not in info: info['recipe'] = dict(name=info.get('preset') or recipe) # in older files its name is all
     template = info.get('regions_template', 'faces')
     try: template_points(template, 1)
     except WrongInput:
