@@ -29,10 +29,10 @@ def reconstruction_loss(
 def cycle_loss(
     code_B:torch.Tensor, # (N,c,h,w) E(B, M)
     code_Ab:torch.Tensor, # (N,c,h,w) E(A_b, M)
-    detach:bool=True, # hold code_B still: only A_b's code is pulled
+    detach_target:bool=True, # hold code_B still: only A_b's code is pulled
 )->torch.Tensor: # a number
     "Eq. 4: mean absolute error between the code of the exemplar and the code of the edit"
-    if detach: code_B = code_B.detach()
+    if detach_target: code_B = code_B.detach()
     return (code_B.float() - code_Ab.float()).abs().mean()
 
 # %% ../nbs/40_losses.ipynb #cf52ebeb
