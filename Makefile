@@ -26,7 +26,7 @@ $(READY): settings.ini setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): minutes the first time, because torch is large; seconds afterwards."
-	$(BIN)/python -m pip install --quiet $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu) -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu) -e ".[dev]"
 	@mkdir -p $(VENV)/etc/jupyter && ln -sf "$(CURDIR)/tools/jupyter_lab_config.py" $(VENV)/etc/jupyter/jupyter_lab_config.py
 	@touch $@
 
@@ -38,7 +38,7 @@ studio: $(READY) ## the studio as a web page of this machine alone, a kernel for
 
 test: $(READY) ## run every notebook as a test, then every check that needs no browser
 	$(BIN)/nbdev_test --timing
-	$(BIN)/pytest -n 2 --dist loadfile -m "not browser and not slow"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not browser and not slow"
 
 test-slow: $(READY) ## kills, full disks and hypotheses by the hundred: once before a release
 	$(BIN)/pytest -m slow

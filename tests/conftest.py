@@ -63,3 +63,9 @@ def copy(tmp_path_factory):
             shutil.copy2(ROOT/f, to/f)
         return to
     return copy
+
+LONGEST = ('test_wheel.py', 'test_processes.py', 'test_devices.py', 'test_pictures.py', 'test_commands.py')
+
+def pytest_collection_modifyitems(items):
+    "Files of minutes first: of two workers, none is left alone with a long one at the end"
+    items.sort(key=lambda i: LONGEST.index(i.path.name) if i.path.name in LONGEST else len(LONGEST))
