@@ -155,7 +155,7 @@ def test_studio(studio, tmp_path):
         with page.expect_download() as got: page.locator('.eb-links a').first.click()
         image = Image.open(got.value.path())
     assert 'edited' in image.text['Description'] and 'faces-att' in image.text['Software']
-    assert json.loads(image.text['Settings'])['painted']
+    assert json.loads(image.text['Settings'])['painted_mask']
 
     # before and after, by style alone
     hold = page.locator('.eb-hold')
