@@ -247,7 +247,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'ebgan_nb.detection.DetectedFace': ('detection.html#detectedface', 'ebgan_nb/detection.py'),
                                     'ebgan_nb.detection._box': ('detection.html#_box', 'ebgan_nb/detection.py'),
                                     'ebgan_nb.detection._look': ('detection.html#_look', 'ebgan_nb/detection.py'),
-                                    'ebgan_nb.detection._one_face': ('detection.html#_one_face', 'ebgan_nb/detection.py'),
                                     'ebgan_nb.detection._warped_back': ('detection.html#_warped_back', 'ebgan_nb/detection.py'),
                                     'ebgan_nb.detection.cascade': ('detection.html#cascade', 'ebgan_nb/detection.py'),
                                     'ebgan_nb.detection.default_landmark_net': ( 'detection.html#default_landmark_net',

@@ -138,19 +138,6 @@ def find_faces(
         return DetectedFace(points, box, float(degrees), note)
     return [made(*f) for f in detect(image)]
 
-def _one_face(
-    image:'Image', # PIL
-    finder:nn.Module=None, # as for `find_faces`
-    template:str='faces', # likewise
-)->DetectedFace: # its `note` says if it is uncertain, or one of several
-    "The largest face in a picture, or `WrongInput`"
-    faces = find_faces(image, finder, template)
-    if not faces:
-        raise WrongInput('no face was found: drag the three points by hand onto both eyes and the middle of the mouth, '
-                         'or choose a picture of a face from the front')
-    several = f'{len(faces)} faces were found, the largest is taken: for another one drag the three points by hand'
-    return faces[0]._replace(note=several) if len(faces) > 1 else faces[0]
-
 # %% ../nbs/65_detection.ipynb #651a8780
 class AlignedFace:
     "A face in a picture: `aligned` cuts it out for a model, `pasted` puts it back"

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -59,7 +60,7 @@ print(s.status); print(*['export default' in w._esm for w in (s.painter, s.uploa
 
 LONG = ('53_train_on_photographs', '61_results')     # minutes each; what they import, and as notebooks they run in every `make test`
 
-@pytest.mark.parametrize('lesson', [pytest.param(n, marks=pytest.mark.slow) if n.endswith(tuple(f'{k}.ipynb' for k in LONG)) else n for n in lessons()])
+@pytest.mark.parametrize('lesson', [pytest.param(n, marks=pytest.mark.slow) if Path(n).stem in LONG else n for n in lessons()])
 def test_lesson_runs_from_the_wheel(lesson, colab, tmp_path):
     nb = nbformat.read(ROOT/lesson, as_version=4)
     nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*eval: *false', c.source, re.M)]
