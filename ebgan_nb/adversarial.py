@@ -155,7 +155,7 @@ def classifier_input(
     "What C judges (Eq. 2); 'blended': as `edit` returns it, with A where the exemplar changes nothing"
     K = len(out.y)
     if check_choice(cls_input, CLS_INPUTS, 'cls_input')!='blended': return getattr(out, cls_input)
-    return composite(net.blend_source(out.A[:K], out.A_b, out.A_a[:K]), out.A[:K], out.M[:K])
+    return composite(net.blend_source(out.A[:K], out.A_b, out.A_a[:K], out.M[:K]), out.A[:K], out.M[:K])
 
 # %% ../nbs/48_adversarial.ipynb #a3e323e9
 AFTER_NAN = 'nothing of it is saved, and --resume would lead here again: start again with a lower learning rate or --precision float32'

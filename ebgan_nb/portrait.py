@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Barrier, Lock
@@ -18,7 +19,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from ebgan_nb.core import check_int, generator, WrongInput
+from ebgan_nb.core import check_device, check_int, generator, WrongInput
 from ebgan_nb.attributes import REGION_SHAPES
 from ebgan_nb.drawing import Canvas, hue_rgb, mix, shade, smooth, superellipse_radius
 
@@ -207,19 +208,21 @@ def picture(
     size:int, # pixels
 )->Tensor: # uint8 (N,3,size,size)
     "All layers, back to front, then the light"
-    c = canvas(f, size)
-    for paint, box in LAYERS.values():
-        small = cut(c, box) if box else c
-        paint(small)
-        if box: c.maps[..., small.offset[0], small.offset[1]] = small.maps
-    return (shade(c)[..., :size, :size]*255 + .5).to(torch.uint8)
+    device = f.shift_x.device
+    with nullcontext() if device.type=='cpu' else device: # new tensors are made where the factors are
+        c = canvas(f, size)
+        for paint, box in LAYERS.values():
+            small = cut(c, box) if box else c
+            paint(small)
+            if box: c.maps[..., small.offset[0], small.offset[1]] = small.maps
+        return (shade(c)[..., :size, :size]*255 + .5).to(torch.uint8)
 
 # %% ../nbs/12_portrait.ipynb #4b0bca46
-def _portions(people:People, size:int)->Iterator[SimpleNamespace]:
-    "The factors of a few faces at a time"
-    k = max(1, 2**16//size**2)
+def _portions(people:People, size:int, device:torch.device)->Iterator[SimpleNamespace]:
+    "The factors of a few faces at a time, or on a GPU of many"
+    k = max(1, (2**16 if device.type=='cpu' else 2**23)//size**2)
     for i in range(0, len(people), k):
-        yield SimpleNamespace(**{n: v[i:i + k].float().view(-1, 1, 1, 1) for n, v in people.factors.items()})
+        yield SimpleNamespace(**{n: v[i:i + k].to(device, torch.float32).view(-1, 1, 1, 1) for n, v in people.factors.items()})
 
 _lock = Lock()
 
@@ -248,15 +251,18 @@ def render(
     people:People, # N faces
     size:int=128, # pixels, 16 to 1024
     threads:int | None=None, # how many portions at once; None: one per core
-)->Tensor: # uint8 (N,3,size,size), on the CPU
-    "The pictures of people. A face's bytes depend only on its factors and the size"
+    device:str | torch.device='cpu', # where they are drawn
+)->Tensor: # uint8 (N,3,size,size), on the device
+    "The pictures of people. A face's bytes depend only on its factors, the size and the kind of device"
     size = check_int(size, 'size', 16, 1024)
     threads = check_int(os.cpu_count() or 1 if threads is None else threads, 'threads', 1, 1024)
-    if not len(check_people(people)): return torch.zeros(0, 3, size, size, dtype=torch.uint8)
-    portions = list(_portions(people, size))
+    device = check_device(device)
+    if not len(check_people(people)): return torch.zeros(0, 3, size, size, dtype=torch.uint8, device=device)
+    portions = list(_portions(people, size, device))
     out = [None]*len(portions)
     def draw(k):
         with torch.no_grad(): out[k::threads] = [picture(f, size) for f in portions[k::threads]]
+    if device.type!='cpu': threads = 1
     list(_workers().map(draw, range(min(threads, len(portions)))))
     return torch.cat(out)
 
