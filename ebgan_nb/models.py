@@ -18,7 +18,7 @@ from torch import nn
 from .core import check_choice, WrongInput
 from .geometry import align_eyes, template_points
 from .attributes import check_attributes
-from .masks import active_labels
+from .masks import active_labels, composite
 from .blocks import Down, Fuse, init_, NORMS, Residual, Up
 from .labels import fold_maps, gate_code, mix_codes, unfold_maps
 
@@ -370,7 +370,7 @@ def blend_source(self:EBGAN, A:torch.Tensor, A_b:torch.Tensor, A_a:torch.Tensor,
     "A_b where the exemplar changes something, A elsewhere"
     weight = wiener_weight(A, A_b, A_a, self.noise_floor if noise_floor is None else noise_floor, self.noise_gain)
     if self.blend is None: return torch.lerp(A, A_b, weight)
-    share, mended = self.blend(A, A_b, A_a, M)
+    share, mended = self.blend(A, composite(A_b, A, M), composite(A_a, A, M), M)
     return torch.lerp(A, mended, weight*share).clamp(-1, 1)
 
 @patch

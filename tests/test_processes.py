@@ -19,7 +19,7 @@ from ebgan_nb.data import dataloaders
 from ebgan_nb.datasets import SyntheticFaces
 from ebgan_nb.distributed import all_reduce_sum, process_group, rank_world
 from ebgan_nb.learner import ebgan_learner
-from ebgan_nb.training import ATTRIBUTES
+from ebgan_nb.recipes import ATTRIBUTES
 
 def trained(opt, model, bs):
     dls = dataloaders(SyntheticFaces(256, seed=1), size=32, bs=bs, val_every=20, max_valid=8, rank_world=rank_world(), attributes=ATTRIBUTES)

@@ -22,7 +22,8 @@ from ..evaluation import SELECTIVE, evaluate, evaluate_filter
 from ..metrics import EVAL_REGIONS, PAPER_EDIT
 from ..recipes import recipe, RECIPES
 from ..learner import ebgan_learner
-from ..training import ATTRIBUTES, NO_LIMIT, StopAfter, load_pretrained
+from ..recipes import ATTRIBUTES
+from ..training import NO_LIMIT, StopAfter, load_pretrained
 
 if TYPE_CHECKING:
     import pandas as pd
