@@ -20,6 +20,7 @@ from torch import nn, Tensor
 from .core import check_choice, generator, per_sample, RunFailed
 from .masks import composite, coverage, mask_out
 from .data import Batch, ExemplarLoader
+from .triples import TripleBatch
 from .pairs import hard_positives, positives
 from .labels import label_targets, LabelTargets
 from .models import Classifier, Discriminator, EBGAN
@@ -49,8 +50,10 @@ class GANModule(nn.Module):
         edit_fraction:float=1., # of the pictures of a training batch that are edited as well
         aux_classifier:Classifier|None=None, # judges EBGAN's edits in training and is thrown away afterwards
         attributes:tuple=(), # what it reads
+        cycle:bool=True, # does Eq. 4 need the code of A_b? Else that of B stands in for it, and E's third pass is saved
     ):
         super().__init__()
+        self.cycle = cycle
         self.net, self.D, self.edit_fraction, self.autocast = net, D, edit_fraction, nullcontext
         self.aux_classifier, self.attributes = aux_classifier, attributes or net.config.attributes
 
@@ -80,7 +83,7 @@ def forward(self:GANModule,
         code_A, code_B = E(torch.cat([A if A_seen is None else A_seen, B]), torch.cat([M, M[:K]])).split([N, K])
         Z_A = G.enc(mask_out(A, M), M)
         A_a, A_b = G.dec(Z_A, torch.cat([self.gate(code_A, y_A), self.gate(code_B, y_B)])).split([N, K])
-        code_Ab = E(A_b, M[:K])
+        code_Ab = E(A_b, M[:K]) if self.cycle else code_B
     y = composite(A_b.float(), A[:K], M[:K])
     return ForwardOutputs(A, M, A_a.float(), A_b.float(), y, code_A.float(), code_B.float(), code_Ab.float(), P, targets)
 
@@ -129,6 +132,16 @@ def encoder_input(
     return x
 
 # %% ../nbs/48_adversarial.ipynb #b937bc9d
+def true_edits(
+    net:EBGAN, # or `AttEBGAN`
+    out:ForwardOutputs,
+    T:Tensor, # (N, 3, H, W) the true edits
+)->dict[str, Tensor]: # as `generator_loss` takes them
+    "What is compared with the true edits: A_b, and A_b blended with A as `edit` does it"
+    K = len(out.y)
+    blended = composite(net.blend_source(out.A[:K], out.A_b, out.A_a[:K], out.M[:K]), out.A[:K], out.M[:K])
+    return dict(true=out.A_b, blended=blended, T=T[:K])
+
 def discriminator_input(
     out:ForwardOutputs,
 )->tuple[Tensor, Tensor]: # (2K, 3, H, W) pictures, A and then y; (2K, 1, H, W) masks
@@ -176,14 +189,15 @@ class AdversarialStep(Callback):
     def before_train(self)->None: self.dls.train.start = self.k
 
     def before_batch(self)->None:
-        self.batch = Batch(*self.xb, *self.yb)
+        b = (*self.xb, *self.yb)
+        self.batch = (Batch if len(b)==len(Batch._fields) else TripleBatch)(*b)
         seen = self.make_encoder_input() if self.training and self.augment else None
         self.learn.xb = (*self.xb, seen, self.make_targets() if self.model.attributes else None)
 
     def after_pred(self)->None:
         self.out, self.learn.pred = self.pred, self.pred.y
         self.rank_weights = {}
-        self.terms = self.discriminator_step()
+        self.terms = self.discriminator_step() if self.weights.adv else self.no_discriminator()
         if self.out.targets is not None: self.terms |= self.classifier_step()
 
     def after_batch(self)->None:
@@ -237,6 +251,12 @@ def discriminator_step(self:AdversarialStep)->dict[str, Tensor]:
     return terms
 
 @patch
+def no_discriminator(self:AdversarialStep)->dict[str, Tensor]:
+    "Where nothing is asked of D (lambda_adv = 0), it rests"
+    if self.training: self.rank_weights = self.shares(1)
+    return dict(adv_d=self.out.A.new_zeros(()))
+
+@patch
 def classifier_step(self:AdversarialStep)->dict[str, Tensor]:
     "Eq. 9"
     n = math.ceil(self.weights.paste_fraction*len(self.batch.A)) if self.training else 0
@@ -255,8 +275,10 @@ def loss(self:AdversarialStep, pred:Tensor, *labels:Any)->Tensor:
         logits = self.model.read_labels(classifier_input(net, out, w.cls_input))
         cls = dict(cls_logits=logits, cls_target=t.target[:K], cls_mask=t.target_mask[:K])
     points = None if out.P is None else self.batch.landmarks/out.A.shape[-1]
-    loss, terms = generator_loss(out.A, out.A_a, out.M, *codes, self.model.discriminate(out.y, out.M[:K]), w, out.code_A, out.P, points,
-        rank_weights=self.rank_weights, **cls)
+    fake = self.model.discriminate(out.y, out.M[:K]) if w.adv else None
+    true = true_edits(net, out, self.batch.T) if isinstance(self.batch, TripleBatch) else None
+    loss, terms = generator_loss(out.A, out.A_a, out.M, *codes, fake, w, out.code_A, out.P, points,
+        rank_weights=self.rank_weights, true=true, **cls)
     self.terms = {k: v.detach() for k, v in {**terms, **self.terms}.items()}
     if self.training: self.check_finite()
     return loss

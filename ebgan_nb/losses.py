@@ -65,6 +65,16 @@ def landmark_loss(
     "Mean absolute error of landmarks"
     return (P.float() - landmarks).abs().mean()
 
+# %% ../nbs/40_losses.ipynb #97d69a3b
+def true_edit_loss(
+    y:torch.Tensor, # (N,3,H,W) edits, in [-1,1]
+    T:torch.Tensor, # (N,3,H,W) the true edits
+    M:torch.Tensor, # (N,1,H,W) of 0/1
+)->torch.Tensor: # a number: the mean over the pictures
+    "Distance to the true edit inside M: absolute, and squared four times"
+    d = ((y.float() - T)*M).flatten(1)
+    return ((d.abs() + 4*d.square()).sum(1)/(3*M.flatten(1).sum(1)).clamp(min=1)).mean()
+
 # %% ../nbs/40_losses.ipynb #8dfafd81
 def classification_loss(
     logits:torch.Tensor, # (N,n) of C: above 0 for yes
@@ -91,6 +101,8 @@ class LossWeights:
     adv: float = .1                 # of the adversarial loss
     code: float = .02               # on the size of codes: not in the paper
     landmark: float = 20.           # of the landmarks that E finds: not in the paper
+    true: float = 0.                # of the distance to the true edit, where a simulator knows it: Eq. 1 with T in place of A
+    blended: float = 0.             # the same, after the blend
     cls: float = 2.                 # lambda_g, of Eq. 2
     detach_target: bool = True      # Eq. 4: hold code_B still
     cyc_on_gated: bool = True       # Att-EBGAN, Eq. 4: codes after the filter, or before
@@ -107,7 +119,7 @@ def generator_loss(
     M:torch.Tensor, # (N,1,H,W) mask, 1 = filled in
     code_B:torch.Tensor, # (K,c,h,w) E(B, M), for the first K pictures
     code_Ab:torch.Tensor, # (K,c,h,w) E(A_b, M)
-    fake:torch.Tensor, # D's logits for y
+    fake:torch.Tensor|None, # D's logits for y; None: no D judges
     weights:LossWeights=LossWeights(), # the lambdas
     code_A:torch.Tensor|None=None, # (N,c,h,w) what A_a was made from; None: its size costs nothing
     P:torch.Tensor|None=None, # (N,5,2) landmarks that E finds; None: it need not find any
@@ -116,14 +128,17 @@ def generator_loss(
     cls_target:torch.Tensor|None=None, # (K,n) of 0/1: what C should see
     cls_mask:torch.Tensor|None=None, # (K,n) of 0/1: labels that count
     rank_weights:dict|None=None, # {name: factor}, where several processes train: the weight of this one's mean
+    true:dict|None=None, # {'true': A_b, 'blended': the blend of both}, (K,3,H,W) each, and 'T': the true edit; None: nobody knows it
 )->tuple[torch.Tensor, dict[str, torch.Tensor]]: # a number to minimise; {name: term before weighting}
     "Eq. 10, and with a classifier Eq. 7: what E and G minimise"
     w, none = weights, A.new_zeros(()) # on A's device: terms are stacked
     terms = dict(rec=reconstruction_loss(A, A_a), rec_masked=reconstruction_loss(A, A_a, M, w.masked_mse),
-                 cyc=cycle_loss(code_B, code_Ab, w.detach_target), adv_g=adversarial_g(fake),
+                 cyc=cycle_loss(code_B, code_Ab, w.detach_target), adv_g=none if fake is None else adversarial_g(fake),
                  code=none if code_A is None else code_loss(code_A), landmark=none if P is None else landmark_loss(P, landmarks))
     if cls_logits is not None: terms['cls_g'] = classification_loss(cls_logits, cls_target, cls_mask, w.cls_mean)
-    lambdas = dict(rec=w.rec, rec_masked=w.rec_masked, cyc=w.cyc, adv_g=w.adv, code=w.code, landmark=w.landmark, cls_g=w.cls)
+    if true is not None: terms |= {k: true_edit_loss(true[k], true['T'], M[:len(true['T'])]) for k in ('true', 'blended')}
+    lambdas = dict(rec=w.rec, rec_masked=w.rec_masked, cyc=w.cyc, adv_g=w.adv, code=w.code, landmark=w.landmark, cls_g=w.cls,
+                   true=w.true, blended=w.blended)
     shares = rank_weights or {}
     loss = sum(lambdas[k]*shares.get(k, 1)*t for k, t in terms.items() if lambdas[k])
     return loss, {k: t.detach() for k, t in terms.items()}

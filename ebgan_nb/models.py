@@ -22,6 +22,32 @@ from .masks import active_labels, composite
 from .blocks import Down, Fuse, init_, NORMS, Residual, Up
 from .labels import fold_maps, gate_code, mix_codes, unfold_maps
 
+# %% ../nbs/32_models.ipynb #9ada9017
+def widths(
+    first:int, # channels of the first layer
+    n:int, # layers
+    max_multiplier:int, # the last layers have at most `max_multiplier*first`
+)->tuple:
+    "Channels of `n` layers, doubled from layer to layer"
+    return tuple(first*min(2**i, max_multiplier) for i in range(n))
+
+def n_downsamples(
+    size:int, # pixels
+    to:int, # pixels
+)->int:
+    "How many stride-2 layers lead from `size` to `to`"
+    return (size//to).bit_length() - 1
+
+def down_stack(
+    c_in:int, # channels of the picture
+    cs:tuple, # channels of each layer
+    norm:str, # one of NORMS
+    last_bare:bool=False, # is the last layer a bare convolution?
+)->nn.ModuleList:
+    "`Down` after `Down`, the first without normalisation"
+    n = len(cs)
+    return nn.ModuleList(Down(a, b, norm if i else 'none', act=not last_bare or i<n-1) for i, (a, b) in enumerate(zip((c_in, *cs), cs)))
+
 # %% ../nbs/32_models.ipynb #332f1a1b
 SIZES, CODE_SIZES = (16, 32, 64, 128, 256, 512), (4, 8, 16)
 COLOR_REFERENCES = ('none', 'region', 'border')
@@ -102,32 +128,6 @@ class Config:
     @property
     def n_free(self)->int: return sum(c*4**i for i, c in enumerate(self.code_maps['n_free'])) # of them no label switches
 
-
-# %% ../nbs/32_models.ipynb #9ada9017
-def widths(
-    first:int, # channels of the first layer
-    n:int, # layers
-    max_multiplier:int, # the last layers have at most `max_multiplier*first`
-)->tuple:
-    "Channels of `n` layers, doubled from layer to layer"
-    return tuple(first*min(2**i, max_multiplier) for i in range(n))
-
-def n_downsamples(
-    size:int, # pixels
-    to:int, # pixels
-)->int:
-    "How many stride-2 layers lead from `size` to `to`"
-    return (size//to).bit_length() - 1
-
-def down_stack(
-    c_in:int, # channels of the picture
-    cs:tuple, # channels of each layer
-    norm:str, # one of NORMS
-    last_bare:bool=False, # is the last layer a bare convolution?
-)->nn.ModuleList:
-    "`Down` after `Down`, the first without normalisation"
-    n = len(cs)
-    return nn.ModuleList(Down(a, b, norm if i else 'none', act=not last_bare or i<n-1) for i, (a, b) in enumerate(zip((c_in, *cs), cs)))
 
 # %% ../nbs/32_models.ipynb #698e5fa9
 def masked_standardize(

@@ -218,7 +218,7 @@ def picture(
         return (shade(c)[..., :size, :size]*255 + .5).to(torch.uint8)
 
 # %% ../nbs/12_portrait.ipynb #4b0bca46
-def _portions(people:People, size:int, device:torch.device)->Iterator[SimpleNamespace]:
+def _portions(people:People, size:int, device:torch.device=torch.device('cpu'))->Iterator[SimpleNamespace]:
     "The factors of a few faces at a time, or on a GPU of many"
     k = max(1, (2**16 if device.type=='cpu' else 2**23)//size**2)
     for i in range(0, len(people), k):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .core import check_choice
-from .models import Config, NOISE_FLOOR
+from .models import Config, n_downsamples, NOISE_FLOOR
 from .losses import LossWeights
 
 # %% ../nbs/46_recipes.ipynb #968931c7
@@ -23,6 +23,8 @@ class Recipe:
     networks: dict = field(default_factory=dict) # fields of `Config` that differ from its defaults
     block_channels: int = 4       # Att-EBGAN: channels of the code for each label
     free_channels: int = 8        # Att-EBGAN: channels that no label switches
+    block_fine: tuple = ()        # Att-EBGAN: channels for each label in the code's finer maps
+    free_fine: tuple = ()         # Att-EBGAN: and those that no label switches
     losses: LossWeights = LossWeights()
     lr: float = 6e-4              # Adam's rate, for batches of 32
     decay_start: int | None = 500 # batches at full rate; then it falls with 1/sqrt(k). None: never
@@ -34,12 +36,21 @@ class Recipe:
     oversample: bool = True       # do pictures with rare labels come more often?
     noise_floor: float = NOISE_FLOOR # of an edit: A stays where the exemplar changes less. 0: the paper's y
 
+    def __post_init__(self): # JSON knows lists alone
+        plain = lambda v: tuple(v) if isinstance(v, list) else v
+        for k in ('block_fine', 'free_fine'): object.__setattr__(self, k, plain(getattr(self, k)))
+        object.__setattr__(self, 'networks', {k: plain(v) for k, v in self.networks.items()})
+
     def config(self, size:int=64, attributes:Sequence[str]=(), **changes:Any)->Config:
         "The networks for pictures of `size` pixels; with attributes, those of Att-EBGAN"
-        n = len(attributes)
-        code = dict(code_channels=self.block_channels*n + self.free_channels, n_free_channels=self.free_channels) if n else {}
+        n, base = len(attributes), Config(**self.networks)
+        finer = n_downsamples(size, base.code_size) - (not base.full_width) # as many finer maps as the size has room for
+        fit = lambda c: (*c, *c[-1:]*finer)[:finer]
+        fine = dict(fine_channels=fit(base.fine_channels)) if base.fine_channels else {}
+        code = dict(code_channels=self.block_channels*n + self.free_channels, n_free_channels=self.free_channels,
+            fine_channels=tuple(b*n + f for b, f in zip(fit(self.block_fine), fit(self.free_fine))), n_free_fine=fit(self.free_fine)) if n else {}
         for name in changes: check_choice(name, [f.name for f in dataclasses.fields(Config)], 'config value')
-        return Config(**dict(size=size, attributes=tuple(attributes)) | self.networks | code | changes)
+        return Config(**dict(size=size, attributes=tuple(attributes)) | self.networks | fine | code | changes)
 
     def fraction(self, model:str)->float:
         "How much of a batch is edited as well, for 'ebgan' or 'att-ebgan'"
@@ -50,6 +61,8 @@ _LARGE_CODE = dict(e_width=64, g_depth=2, code_size=16, code_channels=32, color_
 _AS_PRINTED = dict(g_width=48, e_depth=0, g_depth=0, code_channels=64, skips=False, align_exemplar=False, color_reference='none',
                    g_mask_input=False, d_mask_input=False, patch_d=False, d_norm='none')
 
+_DETAIL = dict(e_width=24, g_width=24, code_channels=48, e_res_channels=96, color_reference='border', full_width=16, fine_channels=(24, 12, 8), blend_width=16)
+
 RECIPES = {r.name: r for r in (
     Recipe('course'),
     Recipe('paper', _AS_PRINTED, block_channels=8, free_channels=0, lr=1e-4, decay_start=None, edit_fraction=1., att_edit_fraction=1.,
@@ -58,6 +71,9 @@ RECIPES = {r.name: r for r in (
             cls_mean=False, cls_input='A_b', region_labels_only=False, label_dropout=0., paste_fraction=0.)),
     Recipe('photographs', _LARGE_CODE | dict(e_depth=0, align_exemplar=False), decay_start=1500, edit_fraction=.4, p_positive=0.,
         augment='light', noise_floor=0., losses=LossWeights(rec_masked=20., masked_mse=False, adv=.3, code=.01)),
+    Recipe('supervised', _DETAIL, block_fine=(2, 1, 1), free_fine=(8, 6, 4), lr=1e-3, edit_fraction=1., att_edit_fraction=1.,
+        p_positive=0., augment='none', oversample=False, noise_floor=.02,
+        losses=LossWeights(rec=2., rec_masked=40., cyc=0., adv=0., code=0., cls=0., label_dropout=0., paste_fraction=0., true=10., blended=10.)),
     Recipe('detailed', _LARGE_CODE | dict(e_depth=4, e_res_channels=64), decay_start=2500, p_positive=1., p_hard=.67, augment='light'))}
 DEFAULT_RECIPE = dict(faces='course', celeba='photographs') # by kind of picture
 

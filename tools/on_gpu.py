@@ -50,14 +50,14 @@ def mirrored(P):
     return torch.stack([1 - P[..., 0], P[..., 1]], -1)[:, [1, 0, 2, 4, 3]]
 
 
-def batch(t, i, u):
-    "Triples number i, the second half of them mirrored, the first eighth with A itself as exemplar; u: random numbers (n, 2, 5, 2) that move the landmarks a little"
+def batch(t, i, u, jitter):
+    "Triples number i, the second half of them mirrored, the first eighth with A itself as exemplar; u: random numbers (n, 2, 5, 2) that move the landmarks by `jitter`"
     A, B, T, M, P_A, P_B, gate_A, gate_B, _ = (x[i] for x in t)
     A, B, T, M, n, k = normalize(A), normalize(B), normalize(T), M.float(), len(i)//2, len(i)//8
     A, B, T, M = (torch.cat([x[:n], x[n:].flip(-1)]) for x in (A, B, T, M))
     P_A, P_B = (torch.cat([P[:n], mirrored(P[n:])]) for P in (P_A, P_B))
     B, T, P_B, gate_B = (torch.cat([x[:k], y[k:]]) for x, y in ((A, B), (A, T), (P_A, P_B), (gate_A, gate_B)))
-    return A, align_eyes(B, P_B + .006*u[:, 1], P_A + .006*u[:, 0]), T, M, P_A, gate_A, gate_B
+    return A, align_eyes(B, P_B + jitter*u[:, 1], P_A + jitter*u[:, 0]), T, M, P_A, gate_A, gate_B
 
 
 def error(x, target, M, args):
@@ -179,7 +179,7 @@ def train(net, t, args, device, seconds):
     averages, g = [p.detach().clone() for p in params], torch.Generator(device).manual_seed(args.seed)
     def draw():
         i = torch.randint(len(t.A), (args.bs,), generator=g, device=device)
-        return batch(t, i, torch.randn(args.bs, 2, 5, 2, generator=g, device=device))
+        return batch(t, i, torch.randn(args.bs, 2, 5, 2, generator=g, device=device), args.jitter)
     b = draw()
     step, began, k, done, log, shown = stepper(net, b, params, opt, args, device), time.monotonic(), 0, 0., [], 0.
     print(args.name, f'ready after {time.monotonic() - args.began:.0f} s', flush=True)
@@ -218,6 +218,7 @@ def parser():
     p.add_argument('--n', type=int_range(16), default=200_000, help='triples')
     p.add_argument('--bs', type=int_range(8), default=256)
     p.add_argument('--lr', type=float_range(1e-7, 1.), default=1e-3)
+    p.add_argument('--jitter', type=float, default=0., help='of the landmarks by which exemplars are aligned, as a fraction of the picture')
     p.add_argument('--grad', type=float, default=10., help='weight of the differences between neighbours')
     p.add_argument('--relative', type=float, default=1., help='weight of the error relative to the change')
     p.add_argument("--beta", type=float, default=.9)
