@@ -98,7 +98,7 @@ def _zero_code_edit(
 )->torch.Tensor: # y, (N,3,S,S); on the model's device, where A and M lie
     "EBGAN with its code zeroed: A completed without a look at B"
     c, M = model.config, M.expand(len(A), -1, -1, -1)
-    nothing = A.new_zeros(len(A), c.code_channels, c.code_size, c.code_size)
+    nothing = A.new_zeros(len(A), c.n_code_channels, c.code_size, c.code_size)
     return composite(model.G(A*(1 - M), M, nothing), A, M)
 
 PAPER_EDIT = 'EBGAN, paper'

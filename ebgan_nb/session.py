@@ -23,7 +23,7 @@ from .geometry import align, template_fractions, warp
 from .images import encode_image, provenance
 from .attributes import REGION_ATTRIBUTES, REGIONS
 from .faces import region_factors, render, sample, transfer
-from .labels import split_code
+from .labels import split_code, unfold_maps
 from .masks import active_labels, region_mask
 from .compositing import downsample_mask
 from .editing import check_selection, Editor, label_tensors
@@ -300,6 +300,7 @@ def code_maps(
     with torch.inference_mode():
         before = editor.model.encode_pair(A, B, M)[1]
         after = editor.model.codes(A, B, M, settings.strength, **label_tensors(editor, B, M, choice))[1]
-    names, free = editor.attributes or ('code',), getattr(editor.model.config, 'n_free_channels', 0)
-    scale, blocks = before.abs().quantile(.98).item(), (split_code(code, len(names), free)[0] for code in (before, after))
+    names, c = editor.attributes or ('code',), editor.model.config
+    coarse = lambda code: unfold_maps(code, **c.code_maps)[0] # the finer maps are too fine to be read
+    scale, blocks = before.abs().quantile(.98).item(), (split_code(coarse(code), len(names), c.n_free_channels)[0] for code in (before, after))
     return [(n, _code_tile(x, scale), _code_tile(y, scale)) for n, x, y in zip(names, *blocks)]

@@ -165,7 +165,9 @@ def fits(
         if mine.get(k)!=found.get(k): wrong(f"{k} is {found.get(k, 'missing')} in place of {mine.get(k, 'nothing')}")
     state = optimizer_state(learn, tensors, facts, wrong)
     kept = lambda i: {k for k, v in state.get(i, {}).items() if not isinstance(v, bool)} # bools: settings
-    memory = [kept(i) for i in range(len([*learn.opt.all_params()]))]
+    first, second = (len(p) for p in learn.opt.param_lists[:2])
+    rests = () if learn.adversarial_step.weights.adv else range(first, first + second) # a D of which nothing is asked remembers nothing
+    memory = [kept(i) for i in range(len([*learn.opt.all_params()])) if i not in rests]
     full = remembered(learn)
     lacking = [m for m in memory if m!=full and (m or not facts['scaler'])] # a scaled step may have been skipped
     if facts['batch'] and (lacking or not any(memory)):
