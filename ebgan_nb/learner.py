@@ -274,4 +274,5 @@ def ebgan_learner(
 
 MODELS = ('ebgan', 'att-ebgan')
 _TEACHES = ("learns from true edits, and these batches have none: they come from `supervised_dataloaders` (--supervised)",
-            "does not learn from true edits: with `supervised_dataloaders` (--supervised) it is 'supervised', or a recipe whose losses have `true` above 0")
+            "does not learn from true edits: with `supervised_dataloaders` (--supervised) it is 'supervised', "
+            "or a recipe whose losses have `true` above 0")

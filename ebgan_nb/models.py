@@ -59,9 +59,10 @@ def _check_maps(c:'Config')->None:
     "`WrongInput` for maps of a code that cannot be cut into blocks, or that no layer makes"
     n, (channels, _, free) = len(c.attributes), c.code_maps.values()
     finest = n_downsamples(c.size, c.code_size) - (not c.full_width)
-    if len(channels) - 1 > finest: raise WrongInput(f'config: {len(channels) - 1} finer maps of the code, but there are layers for {finest}')
+    if len(channels) - 1 > finest: raise WrongInput(f'config: {len(channels) - 1} finer maps of the code, layers for {finest}')
     for k, f in zip(channels, free):
-        if type(k) is not int or type(f) is not int or not 0 < k <= 512: raise WrongInput(f'config: fine_channels {c.fine_channels} are not numbers in 1..512')
+        if type(k) is not int or type(f) is not int or not 0 < k <= 512:
+            raise WrongInput(f'config: fine_channels {c.fine_channels} are not numbers in 1..512')
         if f < 0 or n and (k <= f or (k - f) % n):
             raise WrongInput(f'config: {k} channels, {f} of them free, cannot be cut into {n} equal blocks')
     if len(free) != len(channels): raise WrongInput(f'config: n_free_fine {c.n_free_fine} for {len(channels) - 1} finer maps')
@@ -246,7 +247,8 @@ class GeneratorDecoder(nn.Module):
             self.fuse = Fuse(inputs(len(cs), out), out, c.norm, 3)
             self.full = nn.Sequential(Residual(out, c.norm), init_(nn.Conv2d(out, 3, 3, 1, 1)))
         with torch.no_grad():
-            for conv in [self.full[-1]] if c.full_width else self.up[-1].convs: conv.weight *= .1 # starts near mid-grey, where tanh is steep
+            last = [self.full[-1]] if c.full_width else self.up[-1].convs
+            for conv in last: conv.weight *= .1 # starts near mid-grey, where tanh is steep
 
     def forward(self,
         Z_A:tuple, # (map, skips, filled) from G_enc, of N pictures

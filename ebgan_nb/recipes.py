@@ -47,8 +47,9 @@ class Recipe:
         finer = n_downsamples(size, base.code_size) - (not base.full_width) # as many finer maps as the size has room for
         fit = lambda c: (*c, *c[-1:]*finer)[:finer]
         fine = dict(fine_channels=fit(base.fine_channels)) if base.fine_channels else {}
-        code = dict(code_channels=self.block_channels*n + self.free_channels, n_free_channels=self.free_channels,
-            fine_channels=tuple(b*n + f for b, f in zip(fit(self.block_fine), fit(self.free_fine))), n_free_fine=fit(self.free_fine)) if n else {}
+        blocks, free = (self.block_channels, *fit(self.block_fine)), (self.free_channels, *fit(self.free_fine))
+        sums = tuple(b*n + f for b, f in zip(blocks, free))
+        code = dict(code_channels=sums[0], fine_channels=sums[1:], n_free_channels=free[0], n_free_fine=free[1:]) if n else {}
         for name in changes: check_choice(name, [f.name for f in dataclasses.fields(Config)], 'config value')
         return Config(**dict(size=size, attributes=tuple(attributes)) | self.networks | fine | code | changes)
 
@@ -61,7 +62,8 @@ _LARGE_CODE = dict(e_width=64, g_depth=2, code_size=16, code_channels=32, color_
 _AS_PRINTED = dict(g_width=48, e_depth=0, g_depth=0, code_channels=64, skips=False, align_exemplar=False, color_reference='none',
                    g_mask_input=False, d_mask_input=False, patch_d=False, d_norm='none')
 
-_DETAIL = dict(e_width=24, g_width=24, code_channels=48, e_res_channels=96, color_reference='border', full_width=16, fine_channels=(24, 12, 8), blend_width=16)
+_DETAIL = dict(e_width=24, g_width=24, code_channels=48, e_res_channels=96, color_reference='border', full_width=16,
+               fine_channels=(24, 12, 8), blend_width=16)
 
 RECIPES = {r.name: r for r in (
     Recipe('course'),
@@ -73,7 +75,8 @@ RECIPES = {r.name: r for r in (
         augment='light', noise_floor=0., losses=LossWeights(rec_masked=20., masked_mse=False, adv=.3, code=.01)),
     Recipe('supervised', _DETAIL, block_fine=(2, 1, 1), free_fine=(8, 6, 4), lr=1e-3, edit_fraction=1., att_edit_fraction=1.,
         p_positive=0., augment='none', oversample=False, noise_floor=.02,
-        losses=LossWeights(rec=2., rec_masked=40., cyc=0., adv=0., code=0., cls=0., label_dropout=0., paste_fraction=0., true=10., blended=10.)),
+        losses=LossWeights(rec=2., rec_masked=40., cyc=0., adv=0., code=0., cls=0., label_dropout=0., paste_fraction=0.,
+            true=10., blended=10.)),
     Recipe('detailed', _LARGE_CODE | dict(e_depth=4, e_res_channels=64), decay_start=2500, p_positive=1., p_hard=.67, augment='light'))}
 DEFAULT_RECIPE = dict(faces='course', celeba='photographs') # by kind of picture
 

@@ -302,5 +302,6 @@ def code_maps(
         after = editor.model.codes(A, B, M, settings.strength, **label_tensors(editor, B, M, choice))[1]
     names, c = editor.attributes or ('code',), editor.model.config
     coarse = lambda code: unfold_maps(code, **c.code_maps)[0] # the finer maps are too fine to be read
-    scale, blocks = before.abs().quantile(.98).item(), (split_code(coarse(code), len(names), c.n_free_channels)[0] for code in (before, after))
+    scale = before.abs().quantile(.98).item()
+    blocks = (split_code(coarse(code), len(names), c.n_free_channels)[0] for code in (before, after))
     return [(n, _code_tile(x, scale), _code_tile(y, scale)) for n, x, y in zip(names, *blocks)]

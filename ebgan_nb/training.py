@@ -296,7 +296,8 @@ def check_config(
     check_choice(s.model, MODELS, 'model'); check_choice(s.preset or 'course', RECIPES, 'preset')
     check_choice(s.precision, ['auto', *PRECISIONS], 'precision')
     reads = s.aux_classifier or s.model=='att-ebgan'
-    if s.supervised and s.data!='faces': raise WrongInput(f'--supervised: true edits are known of drawn faces only, not of {s.data}: leave it out, or give --data faces')
+    if s.supervised and s.data!='faces':
+        raise WrongInput(f'--supervised: true edits are known of drawn faces only, not of {s.data}: leave it out, or give --data faces')
     if s.supervised and s.aux_classifier: raise WrongInput('--supervised needs no auxiliary classifier: leave it out')
     if s.supervised and s.n_train: raise WrongInput('--n-train: with --supervised faces are drawn as they are needed; leave it out')
     if s.attributes and not reads: raise WrongInput('--attributes: EBGAN knows no labels; add --model att-ebgan')
@@ -366,7 +367,8 @@ class ProgressLine(ProgressCallback):
     def _write_stats(self, log:list)->None:
         if not getattr(self, 'mbar', False) or isinstance(log[1], str): return
         row = dict(zip(self.recorder.metric_names, log)) # training/validation of every term
-        terms = '  '.join(f"{t} {row[f'train_{t}']:.3f}/{row[f'valid_{t}']:.3f}" for t in TERMS + CLS_TERMS + TRUE_TERMS if f'train_{t}' in row)
+        logged = [t for t in TERMS + CLS_TERMS + TRUE_TERMS if f'train_{t}' in row]
+        terms = '  '.join(f"{t} {row[f'train_{t}']:.3f}/{row[f'valid_{t}']:.3f}" for t in logged)
         self.mbar.write(f"batch {self.learn.adversarial_step.k:6d}  {terms}  {row['time']}")
 
 # %% ../nbs/50_training.ipynb #4cb5a63a
@@ -478,7 +480,8 @@ def load_pretrained(
     "Load published or own weights into E and G; D starts anew. Of EBGAN's, Att-EBGAN takes all but the layers that depend on the code"
     net, _ = load_weights(find_weights(weights))
     theirs, ours, c = net.state_dict(), learn.model.net.state_dict(), learn.model.net.config
-    new = {k: getattr(c, k) for k in ('attributes', 'code_channels', 'n_free_channels', 'fine_channels', 'n_free_fine')} if net.config.model=='ebgan' else {}
+    of_code = 'attributes', 'code_channels', 'n_free_channels', 'fine_channels', 'n_free_fine'
+    new = {k: getattr(c, k) for k in of_code} if net.config.model=='ebgan' else {}
     if dataclasses.replace(net.config, **new) != c: raise WrongInput(f"--init {weights}: made for {net.config}, this run is {c}")
     fit = {k: v for k, v in theirs.items() if v.shape==ours[k].shape}
     for mine in (learn.model.net, learn.ema.ema_model.module): mine.load_state_dict(ours | fit)
@@ -532,9 +535,10 @@ def train(
     with ExitStack() as held:
         claim = lambda: held.enter_context(claimed(out)) if is_main_process() else None
         if resume: claim()
-        if s.supervised: dls = supervised_dataloaders(s.size, s.bs, s.seed, s.attributes or (), val_every=s.val_every, rank_world=rank_world())
-        else: dls = dataloaders(s.data, size=s.size, bs=s.bs, seed=s.seed, attributes=s.attributes, val_every=s.val_every, skip_bad=s.skip_bad,
-            n_train=s.n_train, balance=s.preset is None or recipe(s.preset).oversample, rank_world=rank_world())
+        of_both = dict(size=s.size, bs=s.bs, seed=s.seed, val_every=s.val_every, rank_world=rank_world())
+        if s.supervised: dls = supervised_dataloaders(attributes=s.attributes or (), **of_both)
+        else: dls = dataloaders(s.data, attributes=s.attributes, skip_bad=s.skip_bad, n_train=s.n_train,
+            balance=s.preset is None or recipe(s.preset).oversample, **of_both)
         s = dataclasses.replace(s, preset=s.preset or ('supervised' if s.supervised else DEFAULT_RECIPE[dls.source_info['kind']]))
         learn = ebgan_learner(dls, s.preset, s.model, s.lr, s.seed, s.precision, s.aux_classifier, path=out)
         begun = _resume_run(learn, out) if resume else None

@@ -89,7 +89,8 @@ class TripleBatch(Record, namedtuple('TripleFields', (*Batch._fields, 'T'))):
 
 class TripleLoader(BatchLoader):
     "Batches of drawn faces and their true edits"
-    refresh, history, initial = 4, 1024, 64 # 1/refresh of a batch is new; groups that are kept, and groups that are there before the first batch
+    refresh = 4                 # one in so many is new
+    history, initial = 1024, 64 # groups that are kept, and groups that are there before the first batch
     def __init__(self,
         bs:int=32, # faces in a batch
         seed:int=0, # of every random choice
@@ -101,7 +102,8 @@ class TripleLoader(BatchLoader):
         device:str|torch.device|None=None, # where to put batches; None: the CPU
         rank_world:tuple[int, int]=(0, 1), # of several processes: the number of this one, and how many; a batch has `bs` faces in each
     ):
-        self.seed, self.size, self.attributes, self.regions, self.rank_world = seed, size, list(attributes), regions or TRAIN_REGIONS, rank_world
+        self.seed, self.size, self.rank_world = seed, size, rank_world
+        self.attributes, self.regions = list(attributes), regions or TRAIN_REGIONS
         self.groups, self.group_size = OrderedDict(), -(-bs*rank_world[1]//(self.refresh if train else 1))
         super().__init__(range(bs*n_batches), bs, n_batches, train, device)
 
@@ -110,7 +112,8 @@ class TripleLoader(BatchLoader):
     )->Triples: # on the CPU
         "One group of triples: drawn when first asked for, and kept for a while"
         if i not in self.groups:
-            who = int(torch.randint(10**10, 10**11, (), generator=generator(self.seed, 'true edits', i, 'train' if self.train else 'valid')))
+            g = generator(self.seed, 'true edits', i, 'train' if self.train else 'valid')
+            who = int(torch.randint(10**10, 10**11, (), generator=g))
             self.groups[i] = draw_triples(self.group_size, who, self.size, self.attributes, self.regions, group=4)
             if len(self.groups) > self.history + self.initial: self.groups.popitem(last=False)
         return self.groups[i]
