@@ -921,7 +921,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'ebgan_nb.triples.TripleLoader.group': ('triples.html#tripleloader.group', 'ebgan_nb/triples.py'),
                                   'ebgan_nb.triples.Triples': ('triples.html#triples', 'ebgan_nb/triples.py'),
                                   'ebgan_nb.triples._group': ('triples.html#_group', 'ebgan_nb/triples.py'),
-                                  'ebgan_nb.triples._mirror': ('triples.html#_mirror', 'ebgan_nb/triples.py'),
                                   'ebgan_nb.triples.draw_triples': ('triples.html#draw_triples', 'ebgan_nb/triples.py'),
                                   'ebgan_nb.triples.mirror_landmarks': ('triples.html#mirror_landmarks', 'ebgan_nb/triples.py'),
                                   'ebgan_nb.triples.supervised_dataloaders': ('triples.html#supervised_dataloaders', 'ebgan_nb/triples.py'),

@@ -32,10 +32,8 @@ from fastprogress.fastprogress import progress_bar
 from torch import nn, Tensor
 
 from .core import check_choice, check_int, RunFailed, WrongInput
-from ebgan_nb.files import (
-    atomic_write, command, data_home, file_lock, float_range, int_range, parse_json, Parser, printable, read_json, sweep, user_path,
-    write_bytes,
-)
+from .files import atomic_write, command, data_home, file_lock, float_range, int_range, parse_json
+from .files import Parser, printable, read_json, sweep, user_path, write_bytes
 from .attributes import check_attributes
 from .data import dataloaders
 from .triples import supervised_dataloaders
@@ -43,7 +41,7 @@ from .weights import find_weights, load_weights, save_weights
 from .distributed import any_rank, is_main_process, PeerLost, process_group, raise_on_peer_loss, rank_world
 from .recipes import ATTRIBUTES, DEFAULT_RECIPE, recipe, RECIPES
 from .adversarial import AFTER_NAN
-from .learner import best_threads, check_editable, CLS_TERMS, ebgan_learner, EBGANLearner, MODELS, PRECISIONS, ShowEdits, TERMS, TRUE_TERMS
+from .learner import ALL_TERMS, best_threads, check_editable, ebgan_learner, EBGANLearner, MODELS, PRECISIONS, ShowEdits
 
 # %% ../nbs/50_training.ipynb #3e419eed
 def training_state(
@@ -165,9 +163,8 @@ def fits(
         if mine.get(k)!=found.get(k): wrong(f"{k} is {found.get(k, 'missing')} in place of {mine.get(k, 'nothing')}")
     state = optimizer_state(learn, tensors, facts, wrong)
     kept = lambda i: {k for k, v in state.get(i, {}).items() if not isinstance(v, bool)} # bools: settings
-    first, second = (len(p) for p in learn.opt.param_lists[:2])
-    rests = () if learn.adversarial_step.weights.adv else range(first, first + second) # a D of which nothing is asked remembers nothing
-    memory = [kept(i) for i in range(len([*learn.opt.all_params()])) if i not in rests]
+    rests = {id(p) for p in learn.model.D.parameters() if not learn.adversarial_step.weights.adv} # a D that rests remembers nothing
+    memory = [kept(i) for i, (p, *_) in enumerate(learn.opt.all_params()) if id(p) not in rests]
     full = remembered(learn)
     lacking = [m for m in memory if m!=full and (m or not facts['scaler'])] # a scaled step may have been skipped
     if facts['batch'] and (lacking or not any(memory)):
@@ -296,8 +293,7 @@ def check_config(
     check_choice(s.model, MODELS, 'model'); check_choice(s.preset or 'course', RECIPES, 'preset')
     check_choice(s.precision, ['auto', *PRECISIONS], 'precision')
     reads = s.aux_classifier or s.model=='att-ebgan'
-    if s.supervised and s.data!='faces':
-        raise WrongInput(f'--supervised: true edits are known of drawn faces only, not of {s.data}: leave it out, or give --data faces')
+    if s.supervised and s.data!='faces': raise WrongInput(f'--supervised: true edits are known of drawn faces only, not of {s.data}')
     if s.supervised and s.aux_classifier: raise WrongInput('--supervised needs no auxiliary classifier: leave it out')
     if s.supervised and s.n_train: raise WrongInput('--n-train: with --supervised faces are drawn as they are needed; leave it out')
     if s.attributes and not reads: raise WrongInput('--attributes: EBGAN knows no labels; add --model att-ebgan')
@@ -367,8 +363,7 @@ class ProgressLine(ProgressCallback):
     def _write_stats(self, log:list)->None:
         if not getattr(self, 'mbar', False) or isinstance(log[1], str): return
         row = dict(zip(self.recorder.metric_names, log)) # training/validation of every term
-        logged = [t for t in TERMS + CLS_TERMS + TRUE_TERMS if f'train_{t}' in row]
-        terms = '  '.join(f"{t} {row[f'train_{t}']:.3f}/{row[f'valid_{t}']:.3f}" for t in logged)
+        terms = '  '.join(f"{t} {row[f'train_{t}']:.3f}/{row[f'valid_{t}']:.3f}" for t in ALL_TERMS if f'train_{t}' in row)
         self.mbar.write(f"batch {self.learn.adversarial_step.k:6d}  {terms}  {row['time']}")
 
 # %% ../nbs/50_training.ipynb #4cb5a63a
