@@ -107,12 +107,13 @@ TRAIN = [
     *(['--precision', p, '--model', 'att-ebgan'] for p in ('bf16', 'fp16')),
     ['--data', 'faces'], ['--seed', '5'], ['--lr', '1e-3'], ['--skip-bad'],
     ['--model', 'att-ebgan', '--attributes', 'Smiling'], ['--init', 'ebgan'], ['--model', 'att-ebgan', '--init', 'ebgan'], ['--minutes', '.001'],
-    ['--tensorboard'], ['--batches', '3', '--val-every', '2'],
+    ['--tensorboard'], ['--batches', '3', '--val-every', '2'], *(['--supervised', '--model', m] for m in ('ebgan', 'att-ebgan')),
 ]
 
 @pytest.mark.parametrize('options', TRAIN, ids=' '.join)
 def test_train_takes(options, home, tmp_path):
     given = [*TINY, *options]
+    if '--supervised' in options: del given[(at := given.index('--n-train')):at + 2] # its faces are drawn as they are needed
     if '--init' in options: given[given.index('--init') + 1] = home/'ebgan'
     result = ran('ebgan_train', *given, '--out', 'run', cwd=tmp_path)
     right('ebgan_train', given, result, tmp_path)

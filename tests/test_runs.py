@@ -100,8 +100,10 @@ def test_a_plain_install_trains(run, tmp_path):
 
 @pytest.mark.parametrize('preset', RECIPES)
 def test_every_preset_trains(run, tmp_path, preset):
-    size = ['--size', '64'] if preset=='paper' else []
-    new(run, tmp_path/'run', '--preset', preset, '--precision', 'float32', *size, batches=1)
+    size = ['--size', '64'] if preset=='paper' else ['--size', '32']
+    data = ['--supervised'] if preset=='supervised' else ['--n-train', '64']
+    words = ['--bs', '4', '--preset', preset, '--precision', 'float32', *size, *data, '--batches', '1', '--out', tmp_path/'run']
+    assert run(*words)[0]==0
     assert load_weights(tmp_path/'run'/'weights.safetensors')[1]['preset']==preset
 
 
