@@ -28,9 +28,17 @@ from .cache import ImageCache, load_cache, parallel_map
 
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
-# %% ../nbs/22_data.ipynb #1853a011
+# %% ../nbs/22_data.ipynb #318a0946
 _MIRROR = [1, 0, 2, 4, 3]            # left eye <-> right eye, nose, left <-> right corner of the mouth
 
+def mirror_landmarks(
+    points:torch.Tensor, # (n,5,2)
+    size:float=1., # of the picture, in their unit
+)->torch.Tensor: # (n,5,2); on the device of the points
+    "The landmarks of mirrored pictures"
+    return torch.stack([size - points[..., 0], points[..., 1]], -1)[:, _MIRROR]
+
+# %% ../nbs/22_data.ipynb #1853a011
 def _transform_landmarks(
     points:torch.Tensor, # (n,5,2) landmarks in pixels of the cached pictures
     size:int, # S
@@ -40,7 +48,7 @@ def _transform_landmarks(
 )->torch.Tensor: # (n,5,2); on the device of the arguments
     "Landmarks of pictures that were cropped and mirrored"
     p = points - torch.stack([dx, dy], -1)[:, None]
-    mirrored = torch.stack([size - p[..., 0], p[..., 1]], -1)[:, _MIRROR]
+    mirrored = mirror_landmarks(p, size)
     return torch.where(flip[:, None, None], mirrored, p)
 
 def crop_flip(

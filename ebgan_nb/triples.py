@@ -19,7 +19,7 @@ from .core import check_device, check_int, generator, normalize
 from .attributes import check_attributes, parse_region
 from .masks import free_form, region_mask, TRAIN_REGIONS, training_masks
 from .faces import People, region_factors, render, sample, transfer
-from .data import Batch, BatchLoader, Record
+from .data import Batch, BatchLoader, mirror_landmarks, Record
 
 # %% ../nbs/24_triples.ipynb #876c2d09
 def true_edit(
@@ -84,13 +84,6 @@ def draw_triples(
     P_A, P_B = (p.landmarks(1).to(device) for p in people)
     y_A, y_B = (torch.tensor(p.attributes[attributes].values.copy()).float().to(device) for p in people)
     return Triples(A, B, T, M, P_A, P_B, y_A, y_B, selected)
-
-# %% ../nbs/24_triples.ipynb #318a0946
-def mirror_landmarks(
-    P:Tensor, # (n,5,2), as fractions of the picture
-)->Tensor: # the same, on their device
-    "The landmarks of mirrored pictures"
-    return torch.stack([1 - P[..., 0], P[..., 1]], -1)[:, [1, 0, 2, 4, 3]]
 
 # %% ../nbs/24_triples.ipynb #e080b745
 class TripleBatch(Record, namedtuple('TripleFields', (*Batch._fields, 'T'))):

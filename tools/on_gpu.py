@@ -15,7 +15,8 @@ from ebgan_nb.geometry import align_eyes
 from ebgan_nb.masks import active_labels, composite, mask_out, region_mask, training_masks
 from ebgan_nb.faces import render, sample, transfer
 from ebgan_nb.cache import load_cache
-from ebgan_nb.triples import Triples, draw_triples, mirror_landmarks
+from ebgan_nb.data import mirror_landmarks
+from ebgan_nb.triples import Triples, draw_triples
 from ebgan_nb.models import SIZES, build
 from ebgan_nb.augment import photometric_jitter
 from ebgan_nb.weights import find_weights, load_weights, save_weights
