@@ -444,7 +444,7 @@ def evaluate_filter(
     n:int=200, # pairs of faces
     seed:int=0, # of the test
     classifier:'AttributeClassifier'=None, # None: that of drawn faces, shipped
-    plain:'EBGAN'=None, # to compare with; None: the shipped one
+    plain:'EBGAN'=None, # to compare with; None: the shipped one, 'faces'
     progress:bool=True, # show progress
 )->'pd.DataFrame': # as of `evaluate`; measured on the model's device
     "Does an edit show what was chosen, and nothing else? One row for each figure"

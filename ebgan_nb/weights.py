@@ -141,7 +141,7 @@ def load_weights(
     return net.eval(), info
 
 # %% ../nbs/34_weights.ipynb #49f7e870
-PRETRAINED = ('faces', 'faces-att', 'faces-supervised', 'celeba', 'faces-course') # weights that the package ships
+PRETRAINED = ('faces', 'faces-att', 'faces-self', 'faces-self-att', 'celeba', 'faces-course') # weights that the package ships
 
 def _shipped(name:str)->Path: # one of PRETRAINED
     "The file of weights that ships with the package"
