@@ -200,13 +200,15 @@ def show_rows(
     zoom:float=1., # screen pixels per pixel
     pad:int=2, # white pixels between pictures
     dpi:int=100, # of the figure; at 100 a figure pixel is a screen pixel
+    captions:dict[str, Sequence] | None=None, # {label: a text or a number below each of its pictures}
 )->'Figure': # closed
     "A figure with one labelled row of pictures for each name"
     import matplotlib.pyplot as plt
     strips = {k: grid(x[:n], ncol=len(x[:n]) or 1, pad=pad) for k, x in rows.items()}
     margin, gap = 12 + 7*max(map(len, strips)), max(2, round(pad*zoom))
     W = margin + round(max(s.width for s in strips.values())*zoom)
-    H = sum(round(s.height*zoom) + gap for s in strips.values())
+    captions, line = captions or {}, 16 # pixels of a line of captions
+    H = sum(round(s.height*zoom) + gap + line*(k in captions) for k, s in strips.items())
     fig, top = plt.figure(figsize=(W/dpi, H/dpi), dpi=dpi), 0
     for name, strip in strips.items():
         w, h = strip.width*zoom, strip.height*zoom
@@ -214,6 +216,12 @@ def show_rows(
         ax.imshow(strip, interpolation='nearest' if zoom>=1 else 'antialiased'); ax.set_axis_off()
         fig.text((margin-8)/W, 1 - (top+h/2)/H, name, ha='right', va='center', fontsize=9)
         top += h + gap
+        if name not in captions: continue
+        side = w/len(captions[name])
+        for i, c in enumerate(captions[name]):
+            text = c if isinstance(c, str) else f'{c:.2f}'
+            fig.text((margin + (i + .5)*side)/W, 1 - top/H, text, ha='center', va='top', fontsize=8)
+        top += line
     plt.close(fig)
     return fig
 
