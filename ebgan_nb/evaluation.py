@@ -91,7 +91,7 @@ def measure_retrieval(
 
 # %% ../nbs/60_evaluation.ipynb #aff5228e
 _METRICS = ('achieved change', 'PSNR', 'SSIM', 'LPIPS', 'seam', 'dependence', *(f'leak {k}' for k in LEAKS), 'reconstruction',
-           'flips', 'nearer to A', 'Frechet', # columns, in order; these three are for photographs
+           'flips', 'nearer to A', 'colour cast', 'Frechet', # columns, in order; these four are for photographs
            'kept', 'dropped', 'uninvited', 'elsewhere', 'strength') # and these for a filter
 
 def check_regions(
@@ -241,6 +241,9 @@ def load_images(
 
 # %% ../nbs/60_evaluation.ipynb #db9a56d4
 _SUBGROUPS = ('Male', 'Young', 'Pale_Skin') # of sources; and the others
+_CAST = (1.3, 1., .75) # gains of red, green and blue
+
+def _with_cast(x): return ((x + 1)*x.new_tensor(_CAST)[:, None, None] - 1).clamp(-1, 1)
 
 def measure_photographs(
     methods:dict[str, Callable], # {name: function of A, B, M}
@@ -255,7 +258,7 @@ def measure_photographs(
     "All that is measured on pairs of photographs"
     from ebgan_nb.classifier import flips, nearer_to_A
     (A, P, y_A), (B, _, y_B) = (tuple(t.to(device) for t in load_images(pictures, k)) for k in (i, j))
-    f_A, f_B = classifier.features(A), classifier.features(B)
+    f_A, f_B, B2 = classifier.features(A), classifier.features(B), _with_cast(B)
     for region in regions:
         M = region_mask(region, P, pictures.size)
         names = [a for a in region_attributes(region) if a in classifier.attributes]
@@ -271,6 +274,7 @@ def measure_photographs(
                 for who, w in ((g, belongs), (f'not {g}', 1 - belongs)): yield (region, name, f'flips of {who}'), num.sum(1)*w, den.sum(1)*w
             yield (region, name, 'nearer to A'), *nearer_to_A(f_y, f_A, f_B, mean)
             yield (region, name, 'seam'), boundary_gradient(y, M), boundary_gradient(A, M)
+            yield (region, name, 'colour cast'), *leak(y, f(A, B2, M), B, B2, M)
             if find_spec('torchmetrics'): yield (region, name, 'Frechet'), f_y, torch.ones(len(y))
             if name == PAPER_EDIT: yield (region, name, 'reconstruction'), *psnr(f(A, A, M), A, M)
 

@@ -32,7 +32,7 @@ from .models import build, Classifier, Discriminator
 from .augment import AUGMENT
 from .distributed import all_reduce_sum
 from .recipes import DEFAULT_RECIPE, Recipe, recipe
-from .adversarial import AdversarialStep, AFTER_NAN, GANModule
+from .adversarial import AdversarialStep, AFTER_NAN, GANModule, ReversePairs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,8 +45,9 @@ class LossTermMetric(Metric):
     def reset(self): # begin: where a resumed epoch goes on
         (self.total, self.count), self.begin = self.begin, (0., 0)
     def accumulate(self, learn): # stays on the device: asking a GPU for a number means waiting for it
-        n = find_bs(learn.yb)
-        self.total, self.count = self.total + learn.adversarial_step.terms[self.term]*n, self.count+n
+        n, terms = find_bs(learn.yb), learn.adversarial_step.terms
+        if self.term not in terms: return # in validation no reverse pair is there to be judged
+        self.total, self.count = self.total + terms[self.term]*n, self.count+n
         if learn.training: self.seen = self.total, self.count # what a checkpoint within an epoch keeps
     @property
     def value(self):
@@ -212,9 +213,10 @@ class EBGANLearner(Learner):
 def _splitter(
     model:GANModule
 )->list[list]:
-    "Parameter groups: E and G, then D, then C if there is one"
-    net = model.net
-    return [[*net.E.parameters(), *net.G.parameters()], [*model.D.parameters()], *([[*model.C.parameters()]] if model.C else [])]
+    "Parameter groups: E, G and what blends, then D, then C if there is one"
+    net, C = model.net, [*model.C.parameters()] if model.C else []
+    judges = {id(p) for p in C}
+    return [[p for p in net.parameters() if id(p) not in judges], [*model.D.parameters()], *([C] if C else [])]
 
 # %% ../nbs/49_learner.ipynb #a8e1bc2d
 _ADAM = partial(Adam, mom=.5, sqr_mom=.999, eps=1e-8, wd=0.)
@@ -263,13 +265,14 @@ def ebgan_learner(
     "A learner for EBGAN (Eq. 10 and 11) or Att-EBGAN (Eq. 7 to 9); the networks are on `dls.device`, as the batches are"
     supervised = 'teacher' in dls.source_info
     r = recipe(preset or ('supervised' if supervised else DEFAULT_RECIPE[dls.source_info['kind']]))
-    if supervised != (r.losses.true > 0): raise WrongInput(f"preset {r.name!r} {_TEACHES[supervised]}")
+    taught = r.losses.true > 0
+    if supervised != (taught and not r.reverse): raise WrongInput(f"preset {r.name!r} {_TEACHES[supervised]}")
     labels = check_editable(dls.attributes) if check_choice(model, MODELS, 'model')=='att-ebgan' or aux_classifier else ()
     nets = _gan_module(r, dls.size, labels, model, seed).to(dls.device, memory_format=torch.channels_last) # faster convolutions
     step = AdversarialStep(r.losses, seed, AUGMENT[check_choice(r.augment, AUGMENT, 'augment')], r.p_positive, r.p_hard)
     learn = EBGANLearner(dls, nets, loss_func=step.loss, splitter=_splitter, lr=lr or r.lr, moms=(.5, .5, .5), wd=0.,
-        opt_func=kwargs.pop('opt_func', _ADAM), metrics=[LossTermMetric(t) for t in TERMS + CLS_TERMS*bool(labels) + TRUE_TERMS*supervised],
-        cbs=[step, EMACallback(), MixedPrecision(precision), *L(cbs)], **kwargs)
+        opt_func=kwargs.pop('opt_func', _ADAM), metrics=[LossTermMetric(t) for t in TERMS + CLS_TERMS*bool(labels) + TRUE_TERMS*taught],
+        cbs=[step, *[ReversePairs()]*r.reverse, EMACallback(), MixedPrecision(precision), *L(cbs)], **kwargs)
     learn.recipe, learn.recorder.train_metrics = r, True
     learn.recorder.loss, learn.recorder.smooth_loss = AvgLossAsync(), AvgSmoothLossAsync()
     return learn

@@ -363,7 +363,8 @@ class ProgressLine(ProgressCallback):
     def _write_stats(self, log:list)->None:
         if not getattr(self, 'mbar', False) or isinstance(log[1], str): return
         row = dict(zip(self.recorder.metric_names, log)) # training/validation of every term
-        terms = '  '.join(f"{t} {row[f'train_{t}']:.3f}/{row[f'valid_{t}']:.3f}" for t in ALL_TERMS if f'train_{t}' in row)
+        told = lambda v: '-' if v is None else f'{v:.3f}'
+        terms = '  '.join(f"{t} {told(row[f'train_{t}'])}/{told(row[f'valid_{t}'])}" for t in ALL_TERMS if f'train_{t}' in row)
         self.mbar.write(f"batch {self.learn.adversarial_step.k:6d}  {terms}  {row['time']}")
 
 # %% ../nbs/50_training.ipynb #4cb5a63a
@@ -472,11 +473,12 @@ def load_pretrained(
     learn:EBGANLearner,
     weights:str|Path # a name, a run folder or a file, see `find_weights`
 )->None:
-    "Load published or own weights into E and G; D starts anew. Of EBGAN's, Att-EBGAN takes all but the layers that depend on the code"
+    "Load published or own weights into E and G; D starts anew, and so does a `Blend` that they lack. Of EBGAN's, Att-EBGAN takes all but what depends on the code"
     net, _ = load_weights(find_weights(weights))
     theirs, ours, c = net.state_dict(), learn.model.net.state_dict(), learn.model.net.config
     of_code = 'attributes', 'code_channels', 'n_free_channels', 'fine_channels', 'n_free_fine'
     new = {k: getattr(c, k) for k in of_code} if net.config.model=='ebgan' else {}
+    if not net.config.blend_width: new['blend_width'] = c.blend_width
     if dataclasses.replace(net.config, **new) != c: raise WrongInput(f"--init {weights}: made for {net.config}, this run is {c}")
     fit = {k: v for k, v in theirs.items() if v.shape==ours[k].shape}
     for mine in (learn.model.net, learn.ema.ema_model.module): mine.load_state_dict(ours | fit)

@@ -9,6 +9,7 @@ import torch
 
 from ebgan_nb import faces, portrait, triples
 from ebgan_nb.core import WrongInput
+from ebgan_nb.adversarial import ReversePairs
 from ebgan_nb.training import TrainConfig, read_checkpoint, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,26 +27,38 @@ def sealed(monkeypatch):
         monkeypatch.setattr(module, name, refuse)
     monkeypatch.setattr(portrait.People, '__init__', refuse)
 
+@pytest.mark.parametrize('preset', ['course', 'reverse'])
 @pytest.mark.parametrize('model', ['ebgan', 'att-ebgan'])
-def test_self_supervised_training_sees_no_factors(model, tmp_path, monkeypatch, request):
+def test_self_supervised_training_sees_no_factors(model, preset, tmp_path, monkeypatch, request):
     monkeypatch.setenv('EBGAN_DATA', str(tmp_path/'data'))
-    how = dict(model=model, n_train=16, **SMALL)
+    monkeypatch.setattr(ReversePairs, 'warmup', 1)
+    how = dict(model=model, preset=preset, n_train=16, **SMALL)
     train(TrainConfig(batches=1, **how), tmp_path/'first', progress=False)         # the pictures are drawn, labelled and cached
     request.getfixturevalue('sealed')
     learn = train(TrainConfig(batches=3, **how), tmp_path/'second', progress=False)
-    assert learn.adversarial_step.k==3 and 'true' not in learn.adversarial_step.terms
+    assert learn.adversarial_step.k==3 and 'true' not in learn.adversarial_step.terms # the last batch was validated: nobody knows its truth
 
 def test_supervised_training_does(sealed, tmp_path):
     with pytest.raises(Reached): train(TrainConfig(batches=1, supervised=True, **SMALL), tmp_path/'run', progress=False)
 
+@pytest.mark.parametrize('teacher', [dict(supervised=True), dict(preset='reverse', n_train=16)], ids=['supervised', 'reverse'])
 @pytest.mark.parametrize('model', ['ebgan', 'att-ebgan'])
-def test_supervised_run_resumes_bit_for_bit(model, tmp_path):
-    how = dict(supervised=True, model=model, seed=2, **SMALL)
+def test_run_resumes_bit_for_bit(model, teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv('EBGAN_DATA', str(tmp_path/'data'))
+    monkeypatch.setattr(ReversePairs, 'warmup', 1)
+    how = dict(model=model, seed=2, **teacher, **SMALL)
     train(TrainConfig(batches=3, **how), tmp_path/'whole', progress=False)
     train(TrainConfig(batches=1, **how), tmp_path/'parts', progress=False)
     train(TrainConfig(batches=3, **how), tmp_path/'parts', resume=True, progress=False)
     whole, parts = (read_checkpoint(tmp_path/run/'checkpoint.safetensors')[0] for run in ('whole', 'parts'))
     assert whole.keys()==parts.keys() and all(torch.equal(v, parts[k]) for k, v in whole.items() if not k.startswith('log.'))
+
+@pytest.mark.parametrize('teacher', [dict(supervised=True), dict(preset='reverse', n_train=16)], ids=['supervised', 'reverse'])
+def test_all_of_the_network_learns(teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv('EBGAN_DATA', str(tmp_path/'data'))
+    first, last = (train(TrainConfig(batches=n, **teacher, **SMALL), tmp_path/str(n), progress=False).model.net.state_dict() for n in (1, 3))
+    still = [k for k, v in first.items() if torch.equal(v, last[k])]
+    assert not [k for k in still if "landmark" not in k], still
 
 @pytest.mark.parametrize('wrong, says', [
     (dict(supervised=True, data='celeba.zip'), 'drawn faces only'), (dict(supervised=True, n_train=100), 'drawn as they are needed'),
@@ -58,12 +71,12 @@ def test_teacher_and_recipe_must_fit(wrong, says, tmp_path, monkeypatch):
 
 
 def on_gpu(*words):
-    program = [sys.executable, 'tools/on_gpu.py', '--device', 'cpu', '--n', '16', '--bs', '8', '--n-score', '2', '--networks', 'small', *words]
+    program = [sys.executable, 'tools/on_gpu.py', '--device', 'cpu', '--n', '16', '--bs', '8', '--n-score', '2', *words]
     return subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
 
 @pytest.mark.parametrize('words', [('--size', '128'), ('--size', '64', '--model', 'att-ebgan')], ids=' '.join)
 def test_ten_minutes_of_a_gpu_run_small_on_a_cpu(words, tmp_path):
-    done = on_gpu(*words, '--batches', '2', '--out', str(tmp_path/'run'))
+    done = on_gpu(*words, '--batches', '2', '--out', str(tmp_path/'run'), '--networks', 'small' if '128' in words else 'large')
     assert not done.returncode, done.stderr
     figures = json.loads((tmp_path/'run/figures.json').read_text())
     assert figures['batches']==2 and {'mouth', 'face'} <= figures['score'].keys()

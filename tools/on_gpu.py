@@ -1,6 +1,7 @@
 """Ten minutes of a GPU: `python tools/on_gpu.py --minutes 8 --out DIR` draws faces on the device, trains an editor on their true
 edits, measures it on faces that it has not seen, and leaves `weights.safetensors` and `figures.json` in DIR. Pictures never leave the
 device, and nothing waits for the host within a step. It runs on a CPU as well, small (`--device cpu --n 64 --batches 3`)."""
+import dataclasses
 import json
 import math
 import time
@@ -65,7 +66,12 @@ def networks(args, attributes):
     "Fresh networks, or those of --init; where others have learnt to find landmarks and to read labels, theirs are taken, and rest"
     alone = dict(align_exemplar=False, blend_width=0) if args.photographs else {} # aligned; and nothing says which pixels should stay
     torch.manual_seed(args.seed)
-    net = build(recipe('supervised').config(args.size, attributes, **NETWORKS[args.networks] | alone))
+    changes = NETWORKS[args.networks] | alone
+    base = recipe('supervised')
+    if attributes: # blocks for the labels, and twice as many channels that no label switches
+        changes = {k: v for k, v in changes.items() if k not in ('code_channels', 'fine_channels')}
+        base = dataclasses.replace(base, free_fine=tuple(2*c for c in base.free_fine))
+    net = build(base.config(args.size, attributes, **changes))
     if args.init:
         known, _ = load_weights(find_weights(args.init))
         if known.config!=net.config: raise WrongInput(f'--init {args.init}: made for {known.config}, this run is {net.config}')
