@@ -367,7 +367,9 @@ class ReversePairs(Callback):
 @patch
 def prepare(self:ReversePairs, X:Tensor, Q:Tensor, M:Tensor, step:AdversarialStep)->tuple[Tensor, Tensor]:
     "S and R of this batch"
-    if step.k < self.warmup: return X, photometric_jitter(X, generator(step.seed, 'reverse', step.k, rank_world=self.dls.train.rank_world))
+    if step.k < self.warmup:
+        g = generator(step.seed, 'reverse', step.k, rank_world=self.dls.train.rank_world)
+        return composite(Q, X, M), photometric_jitter(X, g)
     net, labels, n = self.learn.ema.ema_model.module, {}, len(X)
     if net.config.attributes:
         (y_A, y_B), counts = (y[:n] for y in (step.drawn.y_A, step.drawn.y_B)), (step.covered[:n] > MIN_COVERAGE).float()
