@@ -8,6 +8,7 @@ __all__ = ['NOISE_FLOOR', 'Config', 'Encoder', 'GeneratorEncoder', 'GeneratorDec
 
 # %% ../nbs/32_models.ipynb #cbce8040
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,11 +17,11 @@ from fastcore.basics import patch
 from torch import nn
 
 from .core import check_choice, WrongInput
-from .geometry import align_eyes, template_points
-from .attributes import check_attributes
-from .masks import active_labels, composite
+from .geometry import align_eyes, TEMPLATE, template_points
+from .attributes import ATTRIBUTE_REGION, check_attributes
+from .masks import active_labels, composite, region_mask
 from .blocks import Down, Fuse, init_, NORMS, Residual, Up
-from .labels import fold_maps, gate_code, mix_codes, unfold_maps
+from .labels import fold_maps, gate_code, mix_codes, split_code, unfold_maps
 
 # %% ../nbs/32_models.ipynb #9ada9017
 def widths(
@@ -53,7 +54,7 @@ SIZES, CODE_SIZES = (16, 32, 64, 128, 256, 512), (4, 8, 16)
 COLOR_REFERENCES = ('none', 'region', 'border')
 _RANGES = dict(e_width=(1, 512), g_width=(1, 512), d_width=(1, 512), c_width=(1, 512), code_channels=(1, 512),
                e_depth=(0, 32), g_depth=(0, 32), e_res_channels=(0, 512), full_width=(0, 512), blend_width=(0, 512))
-_CHOICES = dict(size=SIZES, code_size=CODE_SIZES)
+_CHOICES = dict(size=SIZES, code_size=CODE_SIZES, local_blocks=('', *TEMPLATE))
 
 def _check_maps(c:'Config')->None:
     "`WrongInput` for maps of a code that cannot be cut into blocks, or that no layer makes"
@@ -111,6 +112,7 @@ class Config:
     fine_channels: tuple = ()       # of the code's finer maps, 2, 4, 8 ... times as large as the first
     n_free_fine: tuple = ()         # of Att-EBGAN: those of them that no label switches
     blend_width: int = 0            # channels of the network that blends edit and source; 0: `wiener_weight` alone
+    local_blocks: str = ''          # of Att-EBGAN: a block reaches only its attribute's region, by this template; '': the whole code
 
     def __post_init__(self): _check_config(self)
 
@@ -395,6 +397,12 @@ class Classifier(nn.Module):
         return self.head(x.flatten(1)).float()
 
 # %% ../nbs/32_models.ipynb #7702f9af
+@lru_cache
+def _reach(attributes:tuple, size:int, template:str)->torch.Tensor:
+    "Where in a code map the region of each attribute lies: (n,1,size,size) of 0/1"
+    masks = [region_mask(ATTRIBUTE_REGION.get(a, 'face'), size=8*size, template=template) for a in attributes]
+    return F.max_pool2d(torch.cat(masks), 8)
+
 class AttEBGAN(EBGAN):
     "EBGAN whose code is filtered by attribute labels"
     noise_gain = 0. # what is asked for by name shall be seen, even where it is drawn badly
@@ -404,7 +412,14 @@ class AttEBGAN(EBGAN):
 
     def filter(self, code:torch.Tensor, y:torch.Tensor)->torch.Tensor:
         "The code, gated by labels y"
-        return gate_code(code, y, self.config.n_free)
+        return self.keep_local(gate_code(code, y, self.config.n_free))
+
+    def keep_local(self, code:torch.Tensor)->torch.Tensor:
+        "The code without what its blocks hold outside their attributes' regions, where the configuration asks for that"
+        c, free = self.config, self.config.n_free
+        if not c.local_blocks: return code
+        blocks = split_code(code, len(c.attributes), free)*_reach(c.attributes, c.code_size, c.local_blocks).to(code)
+        return torch.cat([blocks.flatten(1, 2), code[:, code.shape[1] - free:]], 1)
 
     def labels(self,
         x:torch.Tensor, # (N,3,S,S) in [-1,1]
@@ -422,7 +437,8 @@ class AttEBGAN(EBGAN):
         if counts is None: counts = active_labels(M, None, self.attributes)
         y_A, y_B = (counts*(self.labels(x) if y is None else y.to(counts)) for x, y in ((A, y_A), (B, y_B)))
         code_A, code_B = self.encode_pair(A, B, M)
-        return self.filter(code_A, y_A), mix_codes(code_A, code_B, y_A, y_B, selected, others, strength, self.config.n_free)
+        mixed = mix_codes(code_A, code_B, y_A, y_B, selected, others, strength, self.config.n_free)
+        return self.filter(code_A, y_A), self.keep_local(mixed)
 
 # %% ../nbs/32_models.ipynb #a8f7b59b
 class Discriminator(nn.Module):

@@ -52,7 +52,8 @@ class Recipe:
         sums = tuple(b*n + f for b, f in zip(blocks, free))
         code = dict(code_channels=sums[0], fine_channels=sums[1:], n_free_channels=free[0], n_free_fine=free[1:]) if n else {}
         for name in changes: check_choice(name, [f.name for f in dataclasses.fields(Config)], 'config value')
-        return Config(**dict(size=size, attributes=tuple(attributes)) | self.networks | fine | code | changes)
+        networks = self.networks if n else {k: v for k, v in self.networks.items() if k!='local_blocks'} # EBGAN has no blocks
+        return Config(**dict(size=size, attributes=tuple(attributes)) | networks | fine | code | changes)
 
     def fraction(self, model:str)->float:
         "How much of a batch is edited as well, for 'ebgan' or 'att-ebgan'"
@@ -72,8 +73,9 @@ RECIPES = {r.name: r for r in (
         p_positive=0., augment='none', oversample=False,
         losses=LossWeights(rec=100., rec_masked=0., cyc=10., adv=1., code=0., landmark=0., detach_target=False, cls=10., cyc_on_gated=False,
             cls_mean=False, cls_input='A_b', region_labels_only=False, label_dropout=0., paste_fraction=0.)),
-    Recipe('photographs', _LARGE_CODE | dict(e_depth=0, align_exemplar=False), decay_start=1500, edit_fraction=.4, p_positive=0.,
-        augment='light', noise_floor=0., losses=LossWeights(rec_masked=20., masked_mse=False, adv=.3, code=.01)),
+    Recipe('photographs', _LARGE_CODE | dict(e_depth=0, align_exemplar=False, local_blocks='celeba'), decay_start=1500,
+        edit_fraction=.4, p_positive=0., augment='light', noise_floor=0.,
+        losses=LossWeights(rec_masked=20., masked_mse=False, adv=.3, code=.01)),
     Recipe('supervised', _DETAIL, block_fine=(2, 1, 1), free_fine=(8, 6, 4), lr=1e-3, edit_fraction=1., att_edit_fraction=1.,
         p_positive=0., augment='none', oversample=False, noise_floor=.02,
         losses=LossWeights(rec=2., rec_masked=40., cyc=0., adv=0., code=0., cls=0., label_dropout=0., paste_fraction=0.,

@@ -473,10 +473,10 @@ def load_pretrained(
     learn:EBGANLearner,
     weights:str|Path # a name, a run folder or a file, see `find_weights`
 )->None:
-    "Load published or own weights into E and G; D starts anew, and so does a `Blend` that they lack. Of EBGAN's, Att-EBGAN takes all but what depends on the code"
+    "Published or own weights for E and G; D starts anew, and a `Blend` that they lack. Of EBGAN's, Att-EBGAN takes all but what hangs on the code"
     net, _ = load_weights(find_weights(weights))
     theirs, ours, c = net.state_dict(), learn.model.net.state_dict(), learn.model.net.config
-    of_code = 'attributes', 'code_channels', 'n_free_channels', 'fine_channels', 'n_free_fine'
+    of_code = 'attributes', 'code_channels', 'n_free_channels', 'fine_channels', 'n_free_fine', 'local_blocks'
     new = {k: getattr(c, k) for k in of_code} if net.config.model=='ebgan' else {}
     if not net.config.blend_width: new['blend_width'] = c.blend_width
     if dataclasses.replace(net.config, **new) != c: raise WrongInput(f"--init {weights}: made for {net.config}, this run is {c}")
