@@ -473,7 +473,7 @@ def load_pretrained(
     learn:EBGANLearner,
     weights:str|Path # a name, a run folder or a file, see `find_weights`
 )->None:
-    "Published or own weights for E and G; D starts anew, and so does a missing `Blend`. Of EBGAN's, Att-EBGAN takes all but what hangs on the code"
+    "Published or own weights for E and G; D and a missing `Blend` start anew. Of EBGAN's, Att-EBGAN takes all but what hangs on the code"
     net, _ = load_weights(find_weights(weights))
     theirs, ours, c = net.state_dict(), learn.model.net.state_dict(), learn.model.net.config
     of_code = 'attributes', 'code_channels', 'n_free_channels', 'fine_channels', 'n_free_fine', 'local_blocks'
