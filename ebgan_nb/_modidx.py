@@ -737,6 +737,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'ebgan_nb.portrait.cut': ('portrait.html#cut', 'ebgan_nb/portrait.py'),
                                    'ebgan_nb.portrait.factor': ('portrait.html#factor', 'ebgan_nb/portrait.py'),
                                    'ebgan_nb.portrait.layer': ('portrait.html#layer', 'ebgan_nb/portrait.py'),
+                                   'ebgan_nb.portrait.passes': ('portrait.html#passes', 'ebgan_nb/portrait.py'),
                                    'ebgan_nb.portrait.picture': ('portrait.html#picture', 'ebgan_nb/portrait.py'),
                                    'ebgan_nb.portrait.region_falloff': ('portrait.html#region_falloff', 'ebgan_nb/portrait.py'),
                                    'ebgan_nb.portrait.render': ('portrait.html#render', 'ebgan_nb/portrait.py'),
