@@ -710,6 +710,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ebgan_nb.pairs.PositiveIndex.__init__': ('pairs.html#positiveindex.__init__', 'ebgan_nb/pairs.py'),
                                 'ebgan_nb.pairs.PositiveIndex.distance': ('pairs.html#positiveindex.distance', 'ebgan_nb/pairs.py'),
                                 'ebgan_nb.pairs._mirrored': ('pairs.html#_mirrored', 'ebgan_nb/pairs.py'),
+                                'ebgan_nb.pairs._of_same_person': ('pairs.html#_of_same_person', 'ebgan_nb/pairs.py'),
+                                'ebgan_nb.pairs._with_same_labels': ('pairs.html#_with_same_labels', 'ebgan_nb/pairs.py'),
                                 'ebgan_nb.pairs.appearance_descriptor': ('pairs.html#appearance_descriptor', 'ebgan_nb/pairs.py'),
                                 'ebgan_nb.pairs.hard_positives': ('pairs.html#hard_positives', 'ebgan_nb/pairs.py'),
                                 'ebgan_nb.pairs.positive_index': ('pairs.html#positive_index', 'ebgan_nb/pairs.py'),
