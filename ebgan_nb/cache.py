@@ -115,10 +115,9 @@ def _write_rest(part, source, size, crop, labels, points, bad)->None:
     "Write labels, partition, landmarks, persons and all other facts beside the pixels"
     partition = np.array(source.partition, dtype=np.int8)
     partition[list(bad)] = -1
-    if points is not None: np.save(part/'landmarks.npy', points.astype(np.float32))
-    if source.persons is not None: np.save(part/'persons.npy', source.persons.astype(np.int32))
-    np.save(part/'labels.npy', labels.to_numpy(dtype=np.uint8))
-    np.save(part/'partition.npy', partition)
+    arrays = dict(labels=labels.to_numpy(dtype=np.uint8), partition=partition, landmarks=points, persons=source.persons)
+    for k, x in arrays.items():
+        if x is not None: np.save(part/f'{k}.npy', x.astype(np.float32) if k=='landmarks' else x)
     good = np.flatnonzero(partition >= 0)
     if not len(good): raise WrongInput(f'none of the {len(partition)} pictures can be read; {next(iter(bad.values()))}')
     box = (0, 0, 1, 1) if source.kind=='faces' else crop_fractions(crop, *source.open(int(good[0])).size)

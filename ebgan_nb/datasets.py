@@ -166,7 +166,7 @@ def read_annotations(
     persons = _aligned(files, 'persons', names, 1)[:, 0] if files['persons'] else None
     if persons is not None and persons.min() < 1:
         i = persons.argmin()
-        raise WrongInput(f"{files['persons'].name}: {names[i]} shows person {persons[i]}, where 1 is the first (another file by this name?)")
+        raise WrongInput(f"{files['persons'].name}: {names[i]} shows person {persons[i]}, where 1 is the first (is it another file?)")
     labels = pd.DataFrame((y > 0).astype(np.int8), index=names, columns=columns)
     if landmarks is not None: landmarks = landmarks.reshape(-1, 5, 2).astype(np.float32)
     return dict(names=names, labels=labels, partition=partition, landmarks=landmarks, persons=persons)
