@@ -85,7 +85,8 @@ def _drawn(source:SyntheticFaces, size:int, add:Callable)->tuple:
     from ebgan_nb import faces
     labels, points, m = [], [], size//16
     for n, seed in _bar(list(source.portions()), 'drawing faces'):
-        x, y, p = faces.sample_labelled(n, seed=seed, size=size, correlated=source.correlated)
+        x, y, p = faces.sample_labelled(n, seed=seed, size=size, correlated=source.correlated,
+                                        pictures_per_person=source.pictures_per_person)
         add(np.pad(x.numpy(), ((0, 0), (0, 0), (m, m), (m, m)), mode='edge'))
         labels.append(y); points.append(np.asarray(p, dtype=np.float32) + m)
     return pd.concat(labels), np.concatenate(points), {}
@@ -111,12 +112,12 @@ def _sweep(caches:Path, mine:Path)->None:
 
 # %% ../nbs/21_cache.ipynb #2c0e2e29
 def _write_rest(part, source, size, crop, labels, points, bad)->None:
-    "Write labels, partition, landmarks and all other facts beside the pixels"
+    "Write labels, partition, landmarks, persons and all other facts beside the pixels"
     partition = np.array(source.partition, dtype=np.int8)
     partition[list(bad)] = -1
-    if points is not None: np.save(part/'landmarks.npy', points.astype(np.float32))
-    np.save(part/'labels.npy', labels.to_numpy(dtype=np.uint8))
-    np.save(part/'partition.npy', partition)
+    arrays = dict(labels=labels.to_numpy(dtype=np.uint8), partition=partition, landmarks=points, persons=source.persons)
+    for k, x in arrays.items():
+        if x is not None: np.save(part/f'{k}.npy', x.astype(np.float32) if k=='landmarks' else x)
     good = np.flatnonzero(partition >= 0)
     if not len(good): raise WrongInput(f'none of the {len(partition)} pictures can be read; {next(iter(bad.values()))}')
     box = (0, 0, 1, 1) if source.kind=='faces' else crop_fractions(crop, *source.open(int(good[0])).size)
@@ -162,24 +163,24 @@ def _is_valid(info:dict)->bool:
     return is_crop and are_bad and info['kind'] in ('faces', 'celeba') and info['size'] in range(16, 513, 16)
 
 def _opened(folder:Path)->tuple:
-    "info.json, images (memory-mapped), labels, partition and landmarks (or None); anything that `build_cache` did not write is refused"
+    "info.json, images (memory-mapped), labels, partition, landmarks and persons (or None); what `build_cache` did not write is refused"
     info = read_json(folder/'info.json')
     if not _is_valid(info): raise ValueError('info.json says strange things')
     names = check_attributes(info['attributes'])
     images = np.load(folder/'images.npy', mmap_mode='r', allow_pickle=False)
     n, side = len(images), info['size'] + 2*(info['size']//16)
     arrays = dict(images=((n, 3, side, side), np.uint8), labels=((n, len(names)), np.uint8), partition=((n,), np.int8),
-                  landmarks=((n, 5, 2), np.float32))
-    if not (folder/'landmarks.npy').exists(): arrays.pop('landmarks')
+                  landmarks=((n, 5, 2), np.float32), persons=((n,), np.int32))
+    arrays = {k: v for k, v in arrays.items() if k not in ('landmarks', 'persons') or (folder/f'{k}.npy').exists()}
     x = dict(images=images) | {k: np.load(folder/f'{k}.npy', mmap_mode='r', allow_pickle=False) for k in arrays if k!='images'}
     for k, (shape, dtype) in arrays.items():
         if (x[k].shape, x[k].dtype)!=(shape, dtype):
             raise ValueError(f'{k}.npy holds {x[k].dtype} {x[k].shape}, not {np.dtype(dtype)} {shape}')
-    labels, partition, landmarks = (np.array(x[k]) if k in x else None for k in ('labels', 'partition', 'landmarks'))
-    is_finite = landmarks is None or np.isfinite(landmarks).all()
-    if labels.max(initial=0) > 1 or not np.isin(partition, (-1, 0, 1, 2)).all() or not is_finite:
-        raise ValueError('its labels, partition or landmarks have values that none can have')
-    return info, images, labels, partition, landmarks
+    labels, partition, landmarks, persons = (np.array(x[k]) if k in x else None for k in ('labels', 'partition', 'landmarks', 'persons'))
+    is_fine = (landmarks is None or np.isfinite(landmarks).all()) and (persons is None or persons.min(initial=1) > 0)
+    if labels.max(initial=0) > 1 or not np.isin(partition, (-1, 0, 1, 2)).all() or not is_fine:
+        raise ValueError('its labels, partition, landmarks or persons have values that none can have')
+    return info, images, labels, partition, landmarks, persons
 
 # %% ../nbs/21_cache.ipynb #00160707
 def _template(p:'ImageCache')->str | list:
@@ -196,15 +197,15 @@ def _template(p:'ImageCache')->str | list:
 
 # %% ../nbs/21_cache.ipynb #204e3c3d
 class ImageCache:
-    "An open cache: `images` (N,3,S',S') uint8, memory-mapped; `labels`, `partition`, `landmarks`, `attributes`, `template`, `info`"
+    "An open cache: `images` (N,3,S',S') uint8, on disk; `labels`, `partition`, `landmarks`, `persons`, `attributes`, `template`, `info`"
     def __init__(self,
         folder:str | Path, # of a cache that `load_cache` has built
     ):
         self.folder = Path(folder)
-        try: self.info, self.images, labels, self.partition, landmarks = _opened(self.folder)
+        try: self.info, self.images, labels, self.partition, *others = _opened(self.folder)
         except Exception as e:                       # a broken array can raise anything
             raise WrongInput(f'the cache {folder} is damaged ({e!s:.200}): delete that folder, it is built anew') from None
-        self.labels, self.landmarks = torch.from_numpy(labels), None if landmarks is None else torch.from_numpy(landmarks)
+        self.labels, self.landmarks, self.persons = (None if x is None else torch.from_numpy(x) for x in (labels, *others))
         self.size, self.margin, self.attributes = self.info['size'], self.info['size']//16, self.info['attributes']
         self.template = _template(self)
     def __len__(self): return len(self.images)

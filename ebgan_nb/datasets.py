@@ -50,7 +50,7 @@ def _head(lines:list[str], path:Path, n_values:int)->tuple:
 
 # %% ../nbs/20_datasets.ipynb #63e6157a
 def read_annotation(
-    path:str | Path, # list_attr_celeba, list_eval_partition or list_landmarks_align_celeba, as .txt or .csv
+    path:str | Path, # list_attr_celeba, list_eval_partition, list_landmarks_align_celeba or identity_CelebA, as .txt or .csv
     n_values:int, # numbers for each picture: 40, 1 or 10
     allowed_values:Collection[int] | None=None, # the values that may occur; None: all
 )->tuple[list[str], list[str] | None, np.ndarray]: # names of the pictures, names of the columns (or None), int array (N, n_values)
@@ -121,11 +121,12 @@ class ImageZip:
     def identity(self)->list: return _stamp(self.path)
 
 # %% ../nbs/20_datasets.ipynb #657c50a8
-ANNOTATIONS = dict(attributes='list_attr_celeba', partition='list_eval_partition', landmarks='list_landmarks_align_celeba')
+ANNOTATIONS = dict(attributes='list_attr_celeba', partition='list_eval_partition', landmarks='list_landmarks_align_celeba',
+                   persons='identity_CelebA')
 
 def find_celeba(
     path:str | Path, # the folder, or the zip of the photographs
-)->dict[str, Path | None]: # 'pictures', 'attributes', 'partition', 'landmarks' -> path (landmarks may be None)
+)->dict[str, Path | None]: # 'pictures', 'attributes', 'partition', 'landmarks', 'persons' -> path (the last two may be None)
     "Where the parts of CelebA are"
     path, is_there = user_path(path, 'data'), os.path.exists
     if not is_there(path): raise WrongInput(f'{path} does not exist, or may not be looked at')
@@ -154,7 +155,7 @@ def _aligned(files:dict, part:str, names:list, n_values:int, allowed_values:Coll
 
 def read_annotations(
     files:dict[str, Path | None], # from `find_celeba`
-)->dict: # names (list), labels (frame of 0 and 1), partition (int8 array (N,) of 0, 1, 2), landmarks (float array (N,5,2), pixels, or None)
+)->dict: # names (list), labels (frame of 0 and 1); arrays: partition (N,) of 0, 1, 2; landmarks (N,5,2), pixels, and persons (N,), or None
     "All annotations, in the order of the attribute file"
     path = files['attributes']
     names, columns, y = read_annotation(path, len(CELEBA), (-1, 1))
@@ -162,16 +163,20 @@ def read_annotations(
     except WrongInput as e: raise WrongInput(f'{path.name}, column names: {e}') from None
     landmarks = _aligned(files, 'landmarks', names, 10) if files['landmarks'] else None
     partition = _aligned(files, 'partition', names, 1, (0, 1, 2))[:, 0].astype(np.int8)
+    persons = _aligned(files, 'persons', names, 1)[:, 0] if files['persons'] else None
+    if persons is not None and persons.min() < 1:
+        i = persons.argmin()
+        raise WrongInput(f"{files['persons'].name}: {names[i]} shows person {persons[i]}, where 1 is the first (is it another file?)")
     labels = pd.DataFrame((y > 0).astype(np.int8), index=names, columns=columns)
     if landmarks is not None: landmarks = landmarks.reshape(-1, 5, 2).astype(np.float32)
-    return dict(names=names, labels=labels, partition=partition, landmarks=landmarks)
+    return dict(names=names, labels=labels, partition=partition, landmarks=landmarks, persons=persons)
 
 # %% ../nbs/20_datasets.ipynb #e3849bb9
 class CelebA:
-    "CelebA as shipped: `names`, `labels` (frame of 0 and 1), `partition` (0, 1, 2), `landmarks` ((N,5,2) pixels or None), `open(i)`"
+    "CelebA as shipped: `open(i)`, `names`, `labels` (frame of 0 and 1), `partition` (0, 1, 2), `landmarks` (pixels) and `persons`, or None"
     kind = 'celeba'
-    names, labels, partition, landmarks = (
-        property(lambda self, k=k: self._annotations[k]) for k in ('names', 'labels', 'partition', 'landmarks'))
+    names, labels, partition, landmarks, persons = (
+        property(lambda self, k=k: self._annotations[k]) for k in ('names', 'labels', 'partition', 'landmarks', 'persons'))
     def __init__(self,
         path:str | os.PathLike, # folder with img_align_celeba (a folder or .zip) and the annotation files, or that zip
         skip_bad:bool=False, # leave out photographs that are missing or unreadable, and count them
@@ -242,18 +247,23 @@ def take_crop(
 _RENDER_VERSION = 1 # raise it when the same seed gives other faces, labels or landmarks
 
 class SyntheticFaces:
-    "Drawn faces, with CelebA's interface: `names`, `partition`, and portions to draw"
-    kind, skip_bad, chunk = 'faces', False, 256
+    "Drawn faces, with CelebA's interface: `names`, `partition`, `persons` (None: all differ), and portions to draw"
+    kind, skip_bad = 'faces', False
     def __init__(self,
         n:int | None=None, # training faces, 2 at least; None: 20,000 (256 under test)
         seed:int=0, # below 1000; another seed gives other people
         correlated:bool=True, # attributes as in CelebA; False: every factor independent
+        pictures_per_person:int=1, # so many in a row show one person, 256 at most
     ):
+        self.pictures_per_person = k = check_int(pictures_per_person, 'pictures_per_person', 1, 256)
+        self.chunk = 256//k*k                        # no person is torn apart
         self.correlated = correlated
         self.n = check_int((256 if quick() else 20000) if n is None else n, 'n', 2, 10**7)
         self.seed, self.valid = check_int(seed, 'seed', 0, 999), min(500, max(self.n//4, 2))
         self.partition = np.repeat(np.array([0, 1], dtype=np.int8), [self.n, self.valid])
         self.names = [f'train{i:06d}' for i in range(self.n)] + [f'valid{i:06d}' for i in range(self.valid)]
+        who = np.concatenate([np.arange(self.n)//k, -(-self.n//k) + np.arange(self.valid)//k])
+        self.persons = None if k==1 else who.astype(np.int32) + 1
     def __len__(self): return self.n + self.valid
     def portions(self)->Iterator[tuple[int, int]]:
         "(how many, seed) of the faces that are drawn at once"
@@ -261,7 +271,8 @@ class SyntheticFaces:
             for c, i in enumerate(range(0, n, self.chunk)): yield min(self.chunk, n - i), part*10**9 + self.seed*10**6 + c
     def identity(self)->list:
         "Everything that the cache depends on"
-        return [self.n, self.valid, self.seed, self.chunk, *['uncorrelated']*(not self.correlated), _RENDER_VERSION]
+        more = [*['uncorrelated']*(not self.correlated), *[['persons', self.pictures_per_person]]*(self.persons is not None)]
+        return [self.n, self.valid, self.seed, self.chunk, *more, _RENDER_VERSION]
 
 # %% ../nbs/20_datasets.ipynb #c1bc2587
 def resolve_dataset(
@@ -278,7 +289,7 @@ def resolve_dataset(
 _CELEBA_URL = 'https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html'
 
 def download(
-    folder:str | os.PathLike, # for the four files; those that are already there and complete are kept
+    folder:str | os.PathLike, # for the five files; those that are already there and complete are kept
 )->Path: # the folder
     "Fetch CelebA (1.4 GB) from its owners' Google Drive through torchvision; if that fails, say where to get it by hand"
     from torchvision.datasets import CelebA as Listed

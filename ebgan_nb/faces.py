@@ -117,9 +117,10 @@ def sample_labelled(
     seed:int=0, # as for `sample`
     size:int=64, # pixels
     correlated:bool=True, # as for `sample`
+    pictures_per_person:int=1, # as for `sample`
 )->'tuple[torch.Tensor, pd.DataFrame, torch.Tensor]': # pictures uint8 (N,3,size,size), labels (frame), landmarks (N,5,2), on the CPU
     "Faces as CelebA gives them: pictures, labels, landmarks, and nothing more"
-    people = sample(n, seed, correlated)
+    people = sample(n, seed, correlated, pictures_per_person)
     return render(people, size), people.attributes, people.landmarks(size)
 
 # %% ../nbs/15_faces.ipynb #1375bfe0
@@ -139,9 +140,10 @@ def write_celeba(
     seed:int=0, # as for `sample`
     size:int=128, # pixels
     correlated:bool=True, # as for `sample`
+    pictures_per_person:int=1, # as for `sample`
 )->None:
-    "Write drawn faces in CelebA's layout: a folder of JPEGs, and three lists"
-    folder, people = Path(folder), sample(n, seed, correlated)
+    "Write drawn faces in CelebA's layout: a folder of JPEGs, and four lists"
+    folder, people, k = Path(folder), sample(n, seed, correlated, pictures_per_person), pictures_per_person
     (folder/'img_align_celeba').mkdir(parents=True, exist_ok=True)
     names = [f'{i + 1:06d}.jpg' for i in range(n)]
     for i in range(0, n, 64):
@@ -153,4 +155,6 @@ def write_celeba(
     points = people.landmarks(size).round().int().flatten(1).tolist()
     header = ' '.join(f'{p}_{a}' for p in ('lefteye', 'righteye', 'nose', 'leftmouth', 'rightmouth') for a in 'xy')
     _text(folder/'list_landmarks_align_celeba.txt', n, header + ' ', *(row(a, p) for a, p in zip(names, points)))
-    _text(folder/'list_eval_partition.txt', *(f'{a} {int(10*i >= 8*n) + int(10*i >= 9*n)}' for i, a in enumerate(names)))
+    part = lambda i: int(10*i >= 8*n) + int(10*i >= 9*n)
+    _text(folder/'list_eval_partition.txt', *(f'{a} {part(i//k*k)}' for i, a in enumerate(names)))
+    _text(folder/'identity_CelebA.txt', *(f'{a} {i//k + 1}' for i, a in enumerate(names)))

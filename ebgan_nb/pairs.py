@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .core import generator, normalize, per_sample
+from .core import generator, normalize, per_sample, WrongInput
 from .geometry import align_eyes, template_points
 from .masks import active_labels
 from .cache import ImageCache
@@ -36,20 +36,40 @@ def _mirrored(dl:ExemplarLoader, idxs:np.ndarray, flip:Tensor)->Tensor:
     x, _ = crop_flip(p.pixels(idxs), p.points(idxs), p.size, at, at, flip)
     return normalize(x.to(dl.device))
 
+def _with_same_labels(dl:ExemplarLoader, i:Tensor, counts:Tensor, g:torch.Generator, n_candidates:int)->tuple[np.ndarray, Tensor]:
+    "For each picture i another one that differs in the fewest labels that count; and does one count?"
+    labels, others = dl.pictures.labels, dl.idxs[torch.randint(len(dl.idxs), (n_candidates,), generator=g).numpy()]
+    differ = weighted_hamming(labels[i].float(), counts, labels[others].float())
+    differ += .9*per_sample(torch.rand, len(i), n_candidates, generator=g) # ties are broken at random
+    differ[i[:, None]==torch.from_numpy(others)] = torch.inf               # no face is its own positive
+    return others[differ.argmin(1).numpy()], counts.any(1)
+
+def _of_same_person(dl:ExemplarLoader, i:Tensor, counts:Tensor, g:torch.Generator)->tuple[np.ndarray, Tensor]:
+    "For each picture i another one of the same person, all labels that count the same; and is there one? If not, i itself"
+    persons, labels = dl.pictures.persons, dl.pictures.labels
+    if persons is None:
+        raise WrongInput('these pictures do not say who is who: identity_CelebA.txt is needed, or pictures_per_person of drawn faces')
+    others = torch.from_numpy(dl.idxs[np.isin(persons[dl.idxs], persons[i])])
+    fits = (persons[i][:, None]==persons[others]) & (i[:, None]!=others)
+    fits &= weighted_hamming(labels[i].float(), counts, labels[others].float()) < .5
+    number = (per_sample(torch.rand, len(i), generator=g)*fits.sum(1)).long()  # which of those that fit
+    chosen, found = (fits.cumsum(1) > number[:, None]).int().argmax(1), fits.any(1)
+    return torch.where(found, others[chosen], i).numpy(), found
+
+# %% ../nbs/23_pairs.ipynb #be7cd567
 def positives(
     dl:ExemplarLoader, # they are chosen from its pictures
     batch:Batch, # one of its batches
-    n_candidates:int=4096, # drawn from the loader's pictures
-)->tuple[Tensor, Tensor]: # (N,3,S,S) in [-1,1], and bool (N,): False where no label counts; on the loader's device
-    "For each A of a batch another face with the same labels where M lies, mirrored or not"
-    p, i, g = dl.pictures, batch.idxs.cpu(), generator(dl.seed, 'twins', batch.k, rank_world=dl.rank_world)
+    n_candidates:int=4096, # drawn from the loader's pictures; not for the same person
+    same_person:bool=False, # True: from all other pictures of A's person, and all labels that count are the same
+)->tuple[Tensor, Tensor]: # (N,3,S,S) in [-1,1], and bool (N,): was one found? not if no label counts, or the person has none
+    "For each A of a batch another face with the same labels where M lies, mirrored or not; on the loader's device"
+    p, i = dl.pictures, batch.idxs.cpu()
+    g = generator(dl.seed, 'same person' if same_person else 'twins', batch.k, rank_world=dl.rank_world)
     counts = active_labels(batch.M, batch.landmarks, p.attributes).cpu()
-    others = dl.idxs[torch.randint(len(dl.idxs), (n_candidates,), generator=g).numpy()]
-    differ = weighted_hamming(p.labels[i].float(), counts, p.labels[others].float())
-    differ += .9*per_sample(torch.rand, len(i), n_candidates, generator=g) # ties are broken at random
-    differ[i[:, None]==torch.from_numpy(others)] = torch.inf               # no face is its own positive
+    idxs, found = _of_same_person(dl, i, counts, g) if same_person else _with_same_labels(dl, i, counts, g, n_candidates)
     flip = per_sample(torch.rand, len(i), generator=g) < .5
-    return _mirrored(dl, others[differ.argmin(1).numpy()], flip), counts.any(1).to(dl.device)
+    return _mirrored(dl, idxs, flip), found.to(dl.device)
 
 # %% ../nbs/23_pairs.ipynb #df189634
 def warp_to_template(

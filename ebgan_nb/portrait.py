@@ -125,22 +125,38 @@ def _tied(f:dict, chance:Tensor)->dict:
     hair, iris = torch.where(dark & (hair < 3), hair*.4, hair), torch.where(dark, f['iris']*.3, f['iris'])
     return f | dict(hair_kind=hair, iris=iris, mustache=mustache)
 
+# %% ../nbs/12_portrait.ipynb #29478ee6
+PASSING = dict( # what changes from one picture of a person to the next: whole parts, and single factors of others
+    parts={'pose', 'light', 'background', 'glasses', 'hat', 'clothes', 'jewels'},
+    mood={'smile', 'opening', 'smirk', 'pucker', 'gaze_x', 'gaze_y'},
+    make_up={'makeup', 'makeup_hue', 'lipstick', 'lipstick_hue', 'blush'},
+    hairdo={'length', 'volume', 'curl', 'sweep', 'strand', 'parting', 'tuck', 'bun', 'fringe', 'fringe_cut'})
+
+def passes(
+    factor:Factor, # one of `FACTORS`
+)->bool:
+    "Is it drawn anew for each picture of a person?"
+    return factor.part in PASSING['parts'] or any(factor.name in names for names in PASSING.values())
+
 # %% ../nbs/12_portrait.ipynb #8ec658f9
 def sample(
     n:int, # how many faces
     seed:int=0, # the same seed gives the same people; a larger n adds to them
     correlated:bool=True, # True: as frequent, and as correlated, as in CelebA; False: every factor independent
+    pictures_per_person:int=1, # so many faces in a row show one person; the first is drawn as if it were the only one
 )->People:
     "Draw people: their factors"
     n, seed = check_int(n, 'n', 0, 10**8), check_int(seed, 'seed', -2**63)
-    man, f = _uniform(n, seed, 'male')[:, 0] < .42, {}
+    k = check_int(pictures_per_person, 'pictures_per_person', 1, 10**8)
+    first = torch.arange(n)//k*k # for each face: the first one of this person
+    man, f = _uniform(n, seed, 'male')[first, 0] < .42, {}
     for name, fa in FACTORS.items():
-        u, v = _uniform(n, seed, name).T
+        u, v = _uniform(n, seed, name)[... if passes(fa) else first].T
         between = lambda band: band[0] + (band[1] - band[0])*v
         woman_p, man_p = CORRELATED.get(name, (fa.p, fa.p)) if correlated else (fa.p, fa.p)
         f[name] = between(fa.off)
         if fa.on: f[name] = torch.where(u < torch.where(man, man_p, woman_p), between(fa.on), f[name])
-    return People(_tied(f, _uniform(n, seed, 'tied')) if correlated else f)
+    return People(_tied(f, _uniform(n, seed, 'tied')[first]) if correlated else f)
 
 # %% ../nbs/12_portrait.ipynb #d4cab9d3
 def canvas(

@@ -55,7 +55,7 @@ def python(code, *args, **kwargs):
 @pytest.fixture(scope='module')
 def celeba(tmp_path_factory):
     folder = tmp_path_factory.mktemp('celeba')
-    write_celeba(folder, 20, seed=1, size=32)
+    write_celeba(folder, 20, seed=1, size=32, pictures_per_person=2)
     return folder
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_an_encrypted_photograph_can_be_skipped(copy_of):
 
 @posix
 def test_pipes_are_not_waited_for(copy_of):
-    for name in ('list_attr_celeba.txt', 'list_eval_partition.txt', 'list_landmarks_align_celeba.txt'):
+    for name in ('list_attr_celeba.txt', 'list_eval_partition.txt', 'list_landmarks_align_celeba.txt', 'identity_CelebA.txt'):
         text = (copy_of/name).read_bytes()
         (copy_of/name).unlink()
         os.mkfifo(copy_of/name)
@@ -129,11 +129,21 @@ def test_pipes_are_not_waited_for(copy_of):
     assert 'a folder or a zip file is expected' in line(CelebA, copy_of)
     assert 'there is no such' in line(find_weights, copy_of/'pipe')
 
-@pytest.mark.parametrize('name, wrong', [('list_eval_partition.txt', '99999999999'), ('list_landmarks_align_celeba.txt', '99999999999'), ('list_attr_celeba.txt', '9'*5000)])
+@pytest.mark.parametrize('name, wrong', [('list_eval_partition.txt', '99999999999'), ('list_landmarks_align_celeba.txt', '99999999999'), ('identity_CelebA.txt', '99999999999'), ('list_attr_celeba.txt', '9'*5000)])
 def test_numbers_beyond_all_measure(copy_of, name, wrong):
     text = (copy_of/name).read_text()
     (copy_of/name).write_text(re.sub(r'(000007\.jpg +)\S+', rf'\g<1>{wrong}', text))
     assert name in line(lambda: CelebA(copy_of).labels)
+
+@pytest.mark.parametrize('text', ['', '\x00', '000001.jpg', '000001.jpg one\n', '000001.jpg 1 1\n', '000001.jpg 1\n'*2, '000001.jpg 1\n', 'lines'])
+def test_persons_that_are_none(copy_of, text):
+    f = copy_of/'identity_CelebA.txt'
+    lines = f.read_text().splitlines(keepends=True)
+    f.write_text(''.join(lines[:6] + ['000007.jpg 0\n'] + lines[7:]) if text=='lines' else text)
+    said = line(lambda: CelebA(copy_of).persons)
+    assert 'identity_CelebA.txt' in said and (text!='lines' or '000007.jpg shows person 0' in said)
+    f.unlink()
+    assert CelebA(copy_of).persons is None and load_cache(CelebA(copy_of), 32).persons is None
 
 @pytest.mark.skipif(sys.platform=='win32', reason='Windows guesses where the home of another user would be')
 def test_homes_of_nobody(monkeypatch):
@@ -147,7 +157,7 @@ def test_homes_of_nobody(monkeypatch):
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         m.setenv('EBGAN_DATA', str(tmp_path_factory.mktemp('cache')))
-        return load_cache(SyntheticFaces(8), 16).folder
+        return load_cache(SyntheticFaces(8, pictures_per_person=2), 16).folder
 
 INFO = dict(kind=['cats', None, []], size=['16', 17, 16., None, 10**9, True], crop=[None, [], [0, 0, 1], [0, 0, 1, 'x'], [0, 0, 1, 7]],
             attributes=[None, 'Smiling', ['Smilling'], [[]], ['Smiling', 'Smiling']], bad=[None, 3, [3], [['x']], [[1, 2]]], unlabelled=[None, 'x'])
@@ -160,21 +170,26 @@ def test_what_a_cache_says_of_itself_is_checked(cache, tmp_path, text):
     (folder/'info.json').write_text(text, encoding='latin-1')
     assert 'delete that folder' in line(ImageCache, folder)
 
-@pytest.mark.parametrize('change', ['none', 'shape', 'dtype', 'fewer', 'object', 'text', 'torn', 'folder'])
-@pytest.mark.parametrize('name', ['images', 'labels', 'partition', 'landmarks'])
+@pytest.mark.parametrize('change', ['none', 'shape', 'dtype', 'fewer', 'object', 'text', 'torn', 'folder', 'values'])
+@pytest.mark.parametrize('name', ['images', 'labels', 'partition', 'landmarks', 'persons'])
 def test_arrays_of_a_cache_are_checked(cache, tmp_path, name, change):
     folder = shutil.copytree(cache, tmp_path/'c')
     f = folder/f'{name}.npy'
     x = np.load(f)
     f.unlink()
-    if change=='none' and name=='landmarks': return # photographs come without, and that is well
+    if change=='none' and name in ('landmarks', 'persons'): # photographs come without, and that is well
+        assert getattr(ImageCache(folder), name) is None
+        return
     if change=='shape': np.save(f, x[None])
-    elif change=='dtype': np.save(f, x.astype('f8' if x.dtype==np.float32 else 'i4'))
+    elif change=='dtype': np.save(f, x.astype('f8' if x.dtype==np.float32 else 'i8'))
     elif change=='fewer': np.save(f, x[:-1])
     elif change=='object': np.save(f, np.array([{}], dtype=object), allow_pickle=True)
     elif change=='text': f.write_text('these are no numbers')
     elif change=='torn': f.write_bytes((cache/f'{name}.npy').read_bytes()[:-5])
     elif change=='folder': f.mkdir()
+    elif change=='values':
+        if name=='images': return # any will do
+        np.save(f, np.full_like(x, np.nan if name=='landmarks' else 3) if name!='persons' else 0*x)
     assert 'delete that folder' in line(ImageCache, folder)
 
 def test_no_faces_are_drawn_for_none(monkeypatch):
@@ -272,7 +287,7 @@ def test_weights_that_overflow_are_no_figures(tmp_path, capsys):
 
 people = sample(2)
 WRONG = [(render, dict(people=people, size=32), dict(people=[None, 'x', [1], 3], size=[64.5, None, '64', True, 8, 2000, -5], threads=[0, -1, 1.5, 'x'])),
-         (sample, dict(n=2), dict(n=[-1, 1.5, None, '2', [2], True], seed=[None, 1.5, 'x', True])),
+         (sample, dict(n=2), dict(n=[-1, 1.5, None, '2', [2], True], seed=[None, 1.5, 'x', True], pictures_per_person=[0, 1.5, None, 'x', True])),
          (region_mask, dict(region='mouth', size=16), dict(region=[None, 3, 'mouht', [3], ''], landmarks=['x', 3, [1], torch.zeros(5, 2)], size=[-5, 0, 1.5, None, 'x', (64,), 10**9], template=[None, 3, 'x', [[0, 0]]])),
          (transfer, dict(source=people, exemplar=people, region='mouth'), dict(source=[None, 'x', [1], sample(3)], exemplar=[None, 3], region=[None, 3, 'x'], attributes=[3, 'x', [None]], others=[None, 'x', 3]))]
 
