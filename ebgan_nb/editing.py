@@ -159,7 +159,7 @@ def _check_amounts(strength, soft, noise_floor=NOISE_FLOOR): # float, int, float
         raise WrongInput(f"strength={_told(strength)}: a number from 0 (the source's own code) to 1 (the exemplar's) is expected")
     if not 0 <= k <= 1:
         raise WrongInput(f'noise_floor={_told(noise_floor)}: a number from 0 (redraw everything inside the mask) to 1 (hardly anything) '
-                         'is expected, .07 by default')
+                         'is expected')
     if not (0 <= p <= 1000 and p==int(p)): raise WrongInput(f'soft={_told(soft)}: a whole number of pixels from 0 to 1000 is expected')
     return s, int(p), k
 

@@ -213,7 +213,7 @@ def main(
     "python -m ebgan_nb.experiments.forensics"
     p = Parser('ebgan_nb.experiments.forensics', description='Train detectors of edits, and print how often each is right.')
     p.add_argument('--data', default='faces', metavar='faces|PATH', help='drawn faces, or a folder with CelebA (default: %(default)s)')
-    p.add_argument('--weights', default='faces', metavar='NAME|PATH', help='as for ebgan_evaluate (default: %(default)s)')
+    p.add_argument('--weights', default='faces-self', metavar='NAME|PATH', help='as for ebgan_evaluate (default: %(default)s)')
     p.add_argument('--regions', default='mouth,eyes,face', help='with commas (default: %(default)s)')
     p.add_argument('--n', type=int, default=5000, help='training pictures (default: %(default)s)')
     p.add_argument('--epochs', type=int, default=5, help='of each detector (default: %(default)s)')
