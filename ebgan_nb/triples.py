@@ -92,7 +92,7 @@ class TripleBatch(Record, namedtuple('TripleFields', (*Batch._fields, 'T'))):
 # %% ../nbs/24_triples.ipynb #2d8c42ca
 class TripleLoader(BatchLoader):
     "Batches of drawn faces and their true edits"
-    refresh = 4                 # one in so many is new
+    refresh = 8                 # one in so many is new: to draw them takes as long as to learn from them
     history, initial = 1024, 64 # groups that are kept, and groups that are there before the first batch
     def __init__(self,
         bs:int=32, # faces in a batch
