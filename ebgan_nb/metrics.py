@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EVAL_REGIONS', 'PAPER_EDIT', 'LEAKS', 'test_people', 'pairs', 'render_normalized', 'display_name', 'with_baselines',
-           'Ratio', 'achieved_change', 'ratio_of_sums', 'psnr', 'lpips_metric', 'missing_extras', 'boundary_gradient',
-           'seam', 'bootstrap', 'retrieval_top1', 'swap_factors', 'leak', 'fidelity_metrics']
+           'Ratio', 'achieved_change', 'ratio_of_sums', 'psnr', 'boundary_gradient', 'seam', 'bootstrap',
+           'retrieval_top1', 'swap_factors', 'leak', 'fidelity_metrics']
 
 # %% ../nbs/57_metrics.ipynb #55d318dd
 from collections.abc import Callable

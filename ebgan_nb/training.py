@@ -474,8 +474,8 @@ def load_pretrained(
     weights:str|Path # a name, a run folder or a file, see `find_weights`
 )->None:
     "Published or own weights for E and G; D and a missing `Blend` start anew. Of EBGAN's, Att-EBGAN takes all but what hangs on the code"
-    net, _ = load_weights(find_weights(weights))
-    theirs, ours, c = net.state_dict(), learn.model.net.state_dict(), learn.model.net.config
+    net, c = load_weights(find_weights(weights))[0], learn.model.net.config
+    theirs, ours = net.state_dict(), learn.model.net.state_dict()
     of_code = 'attributes', 'code_channels', 'n_free_channels', 'fine_channels', 'n_free_fine', 'local_blocks'
     new = {k: getattr(c, k) for k in of_code} if net.config.model=='ebgan' else {}
     if not net.config.blend_width: new['blend_width'] = c.blend_width
