@@ -23,7 +23,7 @@ from .data import Batch, ExemplarLoader
 from .triples import TripleBatch
 from .pairs import hard_positives, positives
 from .labels import label_targets, LabelTargets
-from .models import Classifier, Discriminator, EBGAN, wiener_weight
+from .models import Classifier, Discriminator, EBGAN
 from .augment import augment, photometric_jitter
 from .losses import classification_loss, CLS_INPUTS, discriminator_loss, generator_loss, LossWeights
 from .distributed import average_gradients, rank_weights
@@ -331,48 +331,37 @@ class SingleBatch(Callback):
 
 # %% ../nbs/48_adversarial.ipynb #c4e479ff
 @torch.no_grad()
-def reverse_pairs(
-    net:EBGAN, # draws S and R
+def reverse_exemplars(
+    net:EBGAN, # draws them
     X:Tensor, # (N, 3, H, W) pictures, the answers
     Q:Tensor, # (N, 3, H, W) other faces
     M:Tensor, # (N, 1, H, W) masks of 0/1
-    **labels:Tensor, # of Att-EBGAN: y_A and y_B of X and Q, and counts
-)->tuple[Tensor, Tensor]: # (N, 3, H, W) S: X with Q's region; R: Q with X's
-    "Sources and exemplars whose edit is X"
-    A, B, both = torch.cat([X, Q]), torch.cat([Q, X]), torch.cat([M, M])
-    code_A, code = net.codes(A, B, both, **labels)
-    A_b, A_a = net.G(mask_out(A, both), both, torch.cat([code, code_A])).float().chunk(2)
-    (S, _), (_, R) = torch.lerp(A, A_b, wiener_weight(A, A_b, A_a)).chunk(2), A_b.chunk(2) # S keeps what Q would not change
-    return composite(S, X, M), composite(R, Q, M)
+    **labels:Tensor, # of Att-EBGAN: y_A of Q, y_B of X, and counts
+)->Tensor: # (N, 3, H, W) R: Q with X's region, without a blend
+    "Exemplars that turn X into itself"
+    _, code = net.codes(Q, X, M, **labels)
+    return composite(net.G(mask_out(Q, M), M, code).float(), Q, M)
 
 # %% ../nbs/48_adversarial.ipynb #7d3da49c
 class ReversePairs(Callback):
-    "In place of the first pictures of a training batch: edits whose answer is known, prepared by the averaged net"
+    "In a training batch the edited pictures get exemplars that the averaged net has prepared: the answer is the picture itself"
     order = 11 # after `AdversarialStep`, which makes the batch
     warmup = 100 # batches in which nothing is drawn yet
 
     def before_batch(self)->None:
         if not self.training: return
-        step, (A, B, M, seen, _) = self.learn.adversarial_step, self.xb
-        n, b = math.ceil(len(A)*self.model.edit_fraction), step.drawn
-        S, R = self.prepare(A[:n], B[:n], M[:n], step)
-        mine = lambda y, z: torch.where(step.covered[:n] > MIN_COVERAGE, z[:n], y[:n]) # labels of the region change hands
-        labels = [torch.cat([mine(*y), y[0][n:]]) if self.model.attributes else y[0] for y in ((b.y_A, b.y_B), (b.y_B, b.y_A))]
-        A, B = torch.cat([S, A[n:]]), torch.cat([R, B[n:]])
-        if seen is not None: seen = torch.cat([S, seen[n:]])
-        step.batch = TripleBatch(A, B, M, *labels, *b[5:], b.A)
-        self.learn.xb = (A, B, M, seen, step.make_targets() if self.model.attributes else None)
+        step, (A, B, M, seen, targets) = self.learn.adversarial_step, self.xb
+        n, b = math.ceil(len(A)*self.model.edit_fraction), step.batch
+        B, y_B = torch.cat([self.exemplars(A[:n], B[:n], M[:n], step), B[n:]]), torch.cat([b.y_A[:n], b.y_B[n:]])
+        step.batch = TripleBatch(A, B, M, b.y_A, y_B, *b[5:], A)
+        self.learn.xb = (A, B, M, seen, step.make_targets() if self.model.attributes else targets)
 
 # %% ../nbs/48_adversarial.ipynb #bb1e708b
 @patch
-def prepare(self:ReversePairs, X:Tensor, Q:Tensor, M:Tensor, step:AdversarialStep)->tuple[Tensor, Tensor]:
-    "S and R of this batch"
-    if step.k < self.warmup:
-        g = generator(step.seed, 'reverse', step.k, rank_world=self.dls.train.rank_world)
-        return composite(Q, X, M), photometric_jitter(X, g)
+def exemplars(self:ReversePairs, X:Tensor, Q:Tensor, M:Tensor, step:AdversarialStep)->Tensor:
+    "R of this batch"
+    if step.k < self.warmup: return photometric_jitter(X, generator(step.seed, 'reverse', step.k, rank_world=self.dls.train.rank_world))
     net, labels, n = self.learn.ema.ema_model.module, {}, len(X)
     if net.config.attributes:
-        (y_A, y_B), counts = (y[:n] for y in (step.drawn.y_A, step.drawn.y_B)), (step.covered[:n] > MIN_COVERAGE).float()
-        labels = dict(y_A=torch.cat([y_A, y_B]), y_B=torch.cat([y_B, y_A]), counts=torch.cat([counts, counts]))
-    with self.model.autocast(): S, R = reverse_pairs(net, X, Q, M, **labels)
-    return S.float(), R.float()
+        labels = dict(y_A=step.drawn.y_B[:n], y_B=step.drawn.y_A[:n], counts=(step.covered[:n] > MIN_COVERAGE).float())
+    with self.model.autocast(): return reverse_exemplars(net, X, Q, M, **labels)

@@ -80,9 +80,8 @@ RECIPES = {r.name: r for r in (
         p_positive=0., augment='none', oversample=False, noise_floor=.02,
         losses=LossWeights(rec=2., rec_masked=40., cyc=0., adv=0., code=0., cls=0., label_dropout=0., paste_fraction=0.,
             true=10., blended=10.)),
-    Recipe('reverse', _DETAIL, block_fine=(2, 1, 1), free_fine=(8, 6, 4), lr=1e-3, edit_fraction=.5, att_edit_fraction=.5, reverse=True,
-        p_positive=.5, noise_floor=.02,
-        losses=LossWeights(rec=2., rec_masked=40., cyc=0., adv=.1, code=0., true=10., blended=10.)),
+    Recipe('reverse', _DETAIL | dict(blend_width=0), block_fine=(2, 1, 1), free_fine=(8, 6, 4), lr=1e-3, edit_fraction=.5,
+        att_edit_fraction=.5, reverse=True, p_positive=.5, losses=LossWeights(rec=2., rec_masked=40., cyc=0., adv=.1, code=0., true=10.)),
     Recipe('detailed', _LARGE_CODE | dict(e_depth=4, e_res_channels=64), decay_start=2500, p_positive=1., p_hard=.67, augment='light'))}
 DEFAULT_RECIPE = dict(faces='course', celeba='photographs') # by kind of picture
 
