@@ -522,12 +522,13 @@ def _of_photographs(model, data, n, seed, regions):
     print('accuracy of the classifier: ' + ', '.join(f'{a} {p:.0%}' for a, p in classifier.accuracy.items()))
     return frame, dict(classifier=classifier.accuracy)
 
-def _of_faces(model, n, seed, regions):
-    "Figures of drawn faces; for Att-EBGAN those of its filter, too"
+def _of_faces(model, info, n, seed, regions):
+    "Figures of drawn faces; for Att-EBGAN those of its filter, too, beside an EBGAN that had the same teacher"
     import pandas as pd
     frame = evaluate(model, n, seed, regions)
     if not model.config.attributes: return frame
-    return pd.concat([frame, evaluate_filter(model, max(2, n//5), seed)], ignore_index=True)
+    plain = 'faces' if info.get('supervised') or 'teacher' in info else 'faces-self'
+    return pd.concat([frame, evaluate_filter(model, max(2, n//5), seed, plain=load_weights(find_weights(plain))[0])], ignore_index=True)
 
 # %% ../nbs/60_evaluation.ipynb #91654efd
 @command
@@ -539,9 +540,9 @@ def main(
     regions = check_regions(args.n, args.seed, args.regions)
     outs = [_check_file(f) for f in (args.json, args.csv) if f]
     path = find_weights(args.weights)
-    model, _ = load_weights(path)
+    model, info = load_weights(path)
     chosen = args.n, args.seed, regions
-    try: frame, facts = (_of_faces(model, *chosen), {}) if args.data == 'faces' else _of_photographs(model, args.data, *chosen)
+    try: frame, facts = (_of_faces(model, info, *chosen), {}) if args.data == 'faces' else _of_photographs(model, args.data, *chosen)
     except Overflow as e: raise RunFailed(f'{path}: {e}') from None
     for region in dict.fromkeys([*regions, *frame.region]):
         for t in (region_table(frame, region), label_table(frame, region), group_table(frame, region)):
