@@ -93,7 +93,7 @@ class TripleBatch(Record, namedtuple('TripleFields', (*Batch._fields, 'T'))):
 class TripleLoader(BatchLoader):
     "Batches of drawn faces and their true edits"
     refresh = 8                 # one in so many is new: to draw them takes as long as to learn from them
-    history, initial = 1024, 64 # groups that are kept, and groups that are there before the first batch
+    history, initial = 2048, 128 # groups that are kept, and groups that are there before the first batch
     def __init__(self,
         bs:int=32, # faces in a batch
         seed:int=0, # of every random choice
