@@ -118,11 +118,12 @@ def encoder_input(
     augment:Callable=augment, # what is done to A where there is no positive
     p_positive:float=.9, # how often a positive stands in for A, where there is one
     p_hard:float=0., # how often that is a hard positive
+    same_person:bool=False, # are positives other pictures of A's person?
 )->Tensor: # (N, 3, H, W)
     "What stands in for A before E in the reconstruction pass"
     A, B, M, N = batch.A, batch.B, batch.M, len(batch.A)
     if not p_positive: return augment(A, B, M, g)
-    x, found = positives(dl, batch)
+    x, found = positives(dl, batch, same_person=same_person)
     if p_hard:
         hard = found & (per_sample(torch.rand, N, generator=g) < p_hard).to(found.device)
         x[hard] = hard_positives(dl, batch)[hard]
@@ -181,9 +182,11 @@ class AdversarialStep(Callback):
         seed:int=0, # every random choice of batch k is a function of (seed, k)
         augment:Callable|None=augment, # what E sees where there is no positive; None: A itself, always, as in the paper
         p_positive:float=.9, # how often E sees a positive
-        p_hard:float=0. # how often that is a hard one
+        p_hard:float=0., # how often that is a hard one
+        same_person:bool=False, # is it another picture of the same person?
     ):
-        self.weights, self.seed, self.augment, self.p_positive, self.p_hard = weights, seed, augment, p_positive, p_hard
+        self.weights, self.seed, self.augment = weights, seed, augment
+        self.p_positive, self.p_hard, self.same_person = p_positive, p_hard, same_person
         self.k, self.terms, self.scaler, self.resting = 0, {}, None, []
 
     def before_train(self)->None: self.dls.train.start = self.k
@@ -212,7 +215,7 @@ class AdversarialStep(Callback):
 def make_encoder_input(self:AdversarialStep)->Tensor:
     "What E sees in place of A in this batch"
     g = generator(self.seed, 'seen', self.k, rank_world=self.dls.train.rank_world)
-    return encoder_input(self.model, self.dl, self.batch, g, self.augment, self.p_positive, self.p_hard)
+    return encoder_input(self.model, self.dl, self.batch, g, self.augment, self.p_positive, self.p_hard, self.same_person)
 
 @patch
 def make_targets(self:AdversarialStep)->LabelTargets:

@@ -269,7 +269,8 @@ def ebgan_learner(
     if supervised != (taught and not r.reverse): raise WrongInput(f"preset {r.name!r} {_TEACHES[supervised]}")
     labels = check_editable(dls.attributes) if check_choice(model, MODELS, 'model')=='att-ebgan' or aux_classifier else ()
     nets = _gan_module(r, dls.size, labels, model, seed).to(dls.device, memory_format=torch.channels_last) # faster convolutions
-    step = AdversarialStep(r.losses, seed, AUGMENT[check_choice(r.augment, AUGMENT, 'augment')], r.p_positive, r.p_hard)
+    seen = AUGMENT[check_choice(r.augment, AUGMENT, 'augment')], r.p_positive, r.p_hard, r.same_person
+    step = AdversarialStep(r.losses, seed, *seen)
     learn = EBGANLearner(dls, nets, loss_func=step.loss, splitter=_splitter, lr=lr or r.lr, moms=(.5, .5, .5), wd=0.,
         opt_func=kwargs.pop('opt_func', _ADAM), metrics=[LossTermMetric(t) for t in TERMS + CLS_TERMS*bool(labels) + TRUE_TERMS*taught],
         cbs=[step, *[ReversePairs()]*r.reverse, EMACallback(), MixedPrecision(precision), *L(cbs)], **kwargs)

@@ -32,6 +32,7 @@ class Recipe:
     att_edit_fraction: float = .5 # the same for Att-EBGAN, where C has an opinion on edits
     p_positive: float = .9        # how often E sees a positive in place of A, where there is one
     p_hard: float = 0.            # how often that is a hard positive
+    same_person: bool = False     # are positives other pictures of A's person, where the data says who is who?
     reverse: bool = False         # are edits of a training batch reverse pairs, which the averaged net prepares?
     augment: str = 'full'         # what else E sees in place of A: 'full', 'light', or 'none' for A itself
     oversample: bool = True       # do pictures with rare labels come more often?

@@ -2,19 +2,33 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fastai.callback.core import Callback
 
 from ebgan_nb import faces, portrait, triples
 from ebgan_nb.core import WrongInput
+from ebgan_nb.datasets import SyntheticFaces
+from ebgan_nb.data import dataloaders
+from ebgan_nb.pairs import positives
+from ebgan_nb.recipes import recipe
 from ebgan_nb.adversarial import ReversePairs
+from ebgan_nb.learner import ebgan_learner
 from ebgan_nb.training import TrainConfig, read_checkpoint, train
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(size=32, bs=4, val_every=2, precision='float32')
 
+
+class Seen(Callback):
+    "What E sees in the reconstruction pass, batch by batch"
+    order = 12
+    def __init__(self, seen): self.seen = seen
+    def before_batch(self):
+        if self.training: self.seen.append(self.xb[3].clone())
 
 class Reached(Exception): "Somebody asked for what only a simulator knows"
 
@@ -37,6 +51,16 @@ def test_self_supervised_training_sees_no_factors(model, preset, tmp_path, monke
     request.getfixturevalue('sealed')
     learn = train(TrainConfig(batches=3, **how), tmp_path/'second', progress=False)
     assert learn.adversarial_step.k==3 and 'true' not in learn.adversarial_step.terms # the last batch was validated: nobody knows its truth
+
+def test_self_supervised_training_may_know_who_is_who(tmp_path, monkeypatch):
+    monkeypatch.setenv('EBGAN_DATA', str(tmp_path/'data'))
+    dls = dataloaders(SyntheticFaces(24, pictures_per_person=4), size=32, bs=8, val_every=2)
+    learn = ebgan_learner(dls, replace(recipe('course'), same_person=True, p_positive=1.), precision='float32')
+    seen, found = [], positives(dls.train, dls.train.batch(0), same_person=True)[1]
+    learn.add_cb(Seen(seen))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    b = dls.train.batch(0)
+    assert found.any() and not torch.equal(seen[0][found], b.A[found])
 
 def test_supervised_training_does(sealed, tmp_path):
     with pytest.raises(Reached): train(TrainConfig(batches=1, supervised=True, **SMALL), tmp_path/'run', progress=False)
