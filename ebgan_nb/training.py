@@ -362,9 +362,8 @@ class ProgressLine(ProgressCallback):
         self.pbar.update(self.iter+1)
     def _write_stats(self, log:list)->None:
         if not getattr(self, 'mbar', False) or isinstance(log[1], str): return
-        row = dict(zip(self.recorder.metric_names, log)) # training/validation of every term
-        told = lambda v: '-' if v is None else f'{v:.3f}'
-        terms = '  '.join(f"{t} {told(row[f'train_{t}'])}/{told(row[f'valid_{t}'])}" for t in ALL_TERMS if f'train_{t}' in row)
+        row = {k: f'{v:.3f}' if isinstance(v, float) else v or '-' for k, v in zip(self.recorder.metric_names, log)}
+        terms = '  '.join(f"{t} {row[f'train_{t}']}/{row[f'valid_{t}']}" for t in ALL_TERMS if f'train_{t}' in row) # training/validation
         self.mbar.write(f"batch {self.learn.adversarial_step.k:6d}  {terms}  {row['time']}")
 
 # %% ../nbs/50_training.ipynb #4cb5a63a
@@ -474,14 +473,13 @@ def load_pretrained(
     weights:str|Path # a name, a run folder or a file, see `find_weights`
 )->None:
     "Published or own weights for E and G; D and a missing `Blend` start anew. Of EBGAN's, Att-EBGAN takes all but what hangs on the code"
-    net, c = load_weights(find_weights(weights))[0], learn.model.net.config
-    theirs, ours = net.state_dict(), learn.model.net.state_dict()
-    of_code = 'attributes', 'code_channels', 'n_free_channels', 'fine_channels', 'n_free_fine', 'local_blocks'
-    new = {k: getattr(c, k) for k in of_code} if net.config.model=='ebgan' else {}
-    if not net.config.blend_width: new['blend_width'] = c.blend_width
-    if dataclasses.replace(net.config, **new) != c: raise WrongInput(f"--init {weights}: made for {net.config}, this run is {c}")
+    net, mine = load_weights(find_weights(weights))[0], learn.model.net
+    theirs, ours = net.state_dict(), mine.state_dict()
+    of_code = ('attributes', 'code_channels', 'n_free_channels', 'fine_channels', 'n_free_fine', 'local_blocks')*(net.config.model=='ebgan')
+    new = {k: getattr(mine.config, k) for k in of_code + ('blend_width',)*(not net.config.blend_width)}
+    if dataclasses.replace(net.config, **new)!=mine.config: raise WrongInput(f"--init {weights}: made for {net.config}, this run is {mine.config}")
     fit = {k: v for k, v in theirs.items() if v.shape==ours[k].shape}
-    for mine in (learn.model.net, learn.ema.ema_model.module): mine.load_state_dict(ours | fit)
+    for to in (mine, learn.ema.ema_model.module): to.load_state_dict(ours | fit)
 
 # %% ../nbs/50_training.ipynb #c4999651
 NO_LIMIT = 100_000  # `StopAfter` ends a run, not the number of epochs
