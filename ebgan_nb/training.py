@@ -477,7 +477,7 @@ def load_pretrained(
     theirs, ours = net.state_dict(), mine.state_dict()
     of_code = ('attributes', 'code_channels', 'n_free_channels', 'fine_channels', 'n_free_fine', 'local_blocks')*(net.config.model=='ebgan')
     new = {k: getattr(mine.config, k) for k in of_code + ('blend_width',)*(not net.config.blend_width)}
-    if dataclasses.replace(net.config, **new)!=mine.config: raise WrongInput(f"--init {weights}: made for {net.config}, this run is {mine.config}")
+    if dataclasses.replace(net.config, **new)!=mine.config: raise WrongInput(f'--init {weights}: made for {net.config}, this is {mine.config}')
     fit = {k: v for k, v in theirs.items() if v.shape==ours[k].shape}
     for to in (mine, learn.ema.ema_model.module): to.load_state_dict(ours | fit)
 
