@@ -476,8 +476,8 @@ def load_pretrained(
     net, mine = load_weights(find_weights(weights))[0], learn.model.net
     theirs, ours = net.state_dict(), mine.state_dict()
     of_code = ('attributes', 'code_channels', 'n_free_channels', 'fine_channels', 'n_free_fine', 'local_blocks')*(net.config.model=='ebgan')
-    new = {k: getattr(mine.config, k) for k in of_code + ('blend_width',)*(not net.config.blend_width)}
-    if dataclasses.replace(net.config, **new)!=mine.config: raise WrongInput(f'--init {weights}: made for {net.config}, this is {mine.config}')
+    c, new = mine.config, {k: getattr(mine.config, k) for k in of_code + ('blend_width',)*(not net.config.blend_width)}
+    if dataclasses.replace(net.config, **new) != c: raise WrongInput(f'--init {weights}: made for {net.config}, this run is {c}')
     fit = {k: v for k, v in theirs.items() if v.shape==ours[k].shape}
     for to in (mine, learn.ema.ema_model.module): to.load_state_dict(ours | fit)
 
