@@ -40,12 +40,12 @@ test: $(READY) ## run every notebook as a test, then every check that needs no b
 	$(BIN)/nbdev_test --timing
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not browser and not slow"
 
-test-slow: $(READY) ## kills, full disks and hypotheses by the hundred: once before a release
+test-slow: $(READY) chromium ## kills, full disks, hypotheses by the hundred, every notebook run in a browser: once before a release
 	$(BIN)/pytest -m slow
 
-test-browser: $(READY) chromium ## open and run every notebook in JupyterLab, in a real browser
-	$(BIN)/pytest -n 2 -m browser tests/test_browser.py
-	$(BIN)/pytest -m browser --ignore=tests/test_browser.py # clocks run here: nothing beside
+test-browser: $(READY) chromium ## open every notebook in JupyterLab, in a real browser, and run those that are alive there
+	$(BIN)/pytest -n 2 -m "browser and not slow" tests/test_browser.py
+	$(BIN)/pytest -m "browser and not slow" --ignore=tests/test_browser.py # clocks run here: nothing beside
 
 chromium:
 	@sh tools/chromium.sh
