@@ -143,7 +143,7 @@ def watched(learn):
     "(object, method, part): where a step's time goes"
     step = learn.adversarial_step
     return [(learn.dls.train, 'batch', 'batch'), (adversarial, 'positives', 'positives'), (step, 'augment', 'augmentation'),
-            (learn.model, 'forward', 'passes of E and G'), (step, 'discriminator_step', "D's step"), (learn, 'loss_func', 'losses'),
+            (learn.model, 'forward', 'passes of E and G'), (step, 'play', "D's step"), (learn, 'loss_func', 'losses'),
             (learn, '_backward', 'backward of E and G'), (learn.opt, 'step', 'optimiser'), (learn.ema.ema_model, 'update_parameters', 'average')]
 
 @benchmark

@@ -29,13 +29,15 @@ def init_(
     return conv
 
 # %% ../nbs/30_blocks.ipynb #0fb05a43
-NORMS = ('group', 'none')
+NORMS = ('group', 'none') # those that treat a face alone and in a batch alike
+_PER_CHANNEL = dict(batch=nn.BatchNorm2d, instance=nn.InstanceNorm2d)
 
 def normalisation(
-    kind:str, # one of `NORMS`
+    kind:str, # one of `NORMS`; or 'batch' or 'instance', for networks that are published with them
     channels:int, # of the maps
 )->nn.Module:
     "GroupNorm with about 16 channels a group, or nothing"
+    if kind in _PER_CHANNEL: return _PER_CHANNEL[kind](channels, affine=True)
     if kind!='group': return nn.Identity()
     groups = next(g for g in range(max(1, channels//16), 0, -1) if channels%g==0)
     return nn.GroupNorm(groups, channels)

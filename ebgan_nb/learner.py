@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'MODELS', 'best_precision', 'best_threads', 'ShowEdits', 'EBGANLearner', 'check_editable',
-           'ebgan_learner']
+           'ebgan_learner', 'StopAfter']
 
 # %% ../nbs/49_learner.ipynb #cc3aee51
 import io
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -16,12 +18,14 @@ from typing import Any, TYPE_CHECKING
 
 import fastai.callback.progress, fastai.callback.schedule # `no_bar` and `fit_one_cycle` of any `Learner`: keeps its place
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException, CancelTrainException
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgLoss, AvgSmoothLoss, Learner, Metric
 from fastai.optimizer import Adam
 from fastai.torch_core import find_bs
+from fastcore.basics import patch
 from fastcore.foundation import L
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .core import check_choice, grid, RunFailed, WrongInput
@@ -29,10 +33,12 @@ from .files import write_bytes
 from .attributes import ATTRIBUTE_REGION
 from .masks import mask_out
 from .models import build, Classifier, Discriminator
+from .weights import save_weights
 from .augment import AUGMENT
-from .distributed import all_reduce_sum
+from .distributed import all_reduce_sum, any_rank
 from .recipes import DEFAULT_RECIPE, Recipe, recipe
-from .adversarial import AdversarialStep, AFTER_NAN, GANModule, ReversePairs
+from .games import AFTER_NAN
+from .adversarial import AdversarialStep, GANModule, ReversePairs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -177,8 +183,8 @@ class ShowEdits(Callback):
     @torch.no_grad()
     def draw(self)->'Image':
         "The grid, drawn with the averaged weights"
-        A, B, M = (x[:self.n].to(next(self.model.parameters()).device) for x in self.dls.valid.one_batch()[:3])
-        y = self.learn.ema.ema_model.module.eval()(A, B, M)
+        batch = [x[:self.n].to(next(self.model.parameters()).device) for x in self.dls.valid.one_batch()[:5]]
+        A, B, M, y = *batch[:3], self.learn.edit_batch(self.learn.ema.ema_model.module.eval(), batch)
         if not y.isfinite().all():
             raise RunFailed(f"the averaged net draws values that are not finite after batch {self.learn.adversarial_step.k}: {AFTER_NAN}")
         return grid(torch.cat([A, B, mask_out(A, M), y]).float().cpu(), ncol=len(A), zoom=self.zoom)
@@ -193,6 +199,7 @@ class ShowEdits(Callback):
 # %% ../nbs/49_learner.ipynb #e905a519
 class EBGANLearner(Learner):
     "fastai's `Learner` for `GANModule`"
+    command = 'ebgan_train' # that goes on with a run
     threads:int|None = None # of torch while it trains: those of a checkpoint that was loaded; None: `best_threads`
 
     def fit(self, *args:Any, **kwargs:Any)->None:
@@ -209,6 +216,19 @@ class EBGANLearner(Learner):
         if isinstance(dl, list) and len(dl)==1: return super().get_preds(ds_idx, dl, **kwargs)
         raise WrongInput('get_preds cannot join the batches of a loader, which are records here: ask for one, '
                          'learn.get_preds(dl=[learn.dls.valid.batch(0)]), or edit with learn.model.net(A, B, M)')
+
+@patch
+def save_weights(self:EBGANLearner,
+    path:'str | Path', # a .safetensors file
+    info:dict, # how the weights were made; plain values
+)->None:
+    "What a run publishes: the averaged nets"
+    save_weights(path, self.ema.ema_model.module, info)
+
+@patch
+def edit_batch(self:EBGANLearner, net:nn.Module, batch:tuple)->torch.Tensor:
+    "The edits of a validation batch, as `ShowEdits` draws them"
+    return net(*batch[:3])
 
 def _splitter(
     model:GANModule
@@ -282,3 +302,44 @@ MODELS = ('ebgan', 'att-ebgan')
 _TEACHES = ("learns from true edits, and these batches have none: they come from `supervised_dataloaders` (--supervised)",
             "does not learn from true edits: with `supervised_dataloaders` (--supervised) it is 'supervised', "
             "or a recipe whose losses have `true` above 0")
+
+# %% ../nbs/49_learner.ipynb #b9d4ac5d
+class StopAfter(Callback):
+    "End a run after batch number `batches`, after `minutes`, or when `stop` is set: always at the end of a batch"
+    order = 80
+    def __init__(self,
+        batches:int|None=None, # number of the last batch
+        minutes:float|None=None, # from the beginning of `fit`
+    ):
+        self.batches, self.seconds, self.stop, self.done = batches, minutes and 60*minutes, False, False
+
+    def before_fit(self)->None:
+        self.began, self.first = time.monotonic(), self.learn.adversarial_step.k
+        self.done, = any_rank(self.over(), device=self.dls.device)
+        if self.done: raise CancelFitException  # a run that has ended already
+
+    def over(self)->bool:
+        "Is this process at the end?"
+        late = self.seconds is not None and time.monotonic()-self.began >= self.seconds
+        return late or self.batches is not None and self.learn.adversarial_step.k >= self.batches
+
+    def after_batch(self)->None:
+        if not self.training: return
+        # all processes stop together: one that stopped alone would leave the others waiting
+        self.stop, self.done = any_rank(self.stop, self.over(), device=self.dls.device)
+        unfinished = self.learn.adversarial_step.k % self.dls.train.n_batches
+        if self.stop and unfinished: raise CancelFitException # the end of an epoch is still validated, and logged
+        if self.done: raise CancelTrainException  # what it has is still validated
+
+    def after_cancel_train(self)->None: self.recorder.cancel_train = False  # a short epoch is logged like any other
+
+    def after_epoch(self)->None:
+        if self.done or self.stop: raise CancelFitException
+
+@patch
+def in_all(self:StopAfter)->int|None: # None where nobody can tell yet
+    "The batch with which the run will end, as far as can be told now"
+    k, elapsed = self.learn.adversarial_step.k, time.monotonic() - self.began
+    by_clock = k + (self.seconds - elapsed)*(k - self.first)/elapsed if self.seconds is not None and k > self.first else math.inf
+    end = min(by_clock, math.inf if self.batches is None else self.batches)
+    return None if end==math.inf else max(math.ceil(end), k)

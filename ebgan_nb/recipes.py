@@ -56,6 +56,9 @@ class Recipe:
         networks = self.networks if n else {k: v for k, v in self.networks.items() if k!='local_blocks'} # EBGAN has no blocks
         return Config(**dict(size=size, attributes=tuple(attributes)) | networks | fine | code | changes)
 
+    @property
+    def decay(self)->tuple: return 'sqrt', self.decay_start # as `LRDecay` takes it
+
     def fraction(self, model:str)->float:
         "How much of a batch is edited as well, for 'ebgan' or 'att-ebgan'"
         return self.att_edit_fraction if model=='att-ebgan' else self.edit_fraction
