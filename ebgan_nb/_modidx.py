@@ -123,6 +123,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'ebgan_nb.cache.load_cache': ('cache.html#load_cache', 'ebgan_nb/cache.py'),
                                 'ebgan_nb.cache.parallel_map': ('cache.html#parallel_map', 'ebgan_nb/cache.py')},
             'ebgan_nb.claims': { 'ebgan_nb.claims.Painter': ('claims.html#painter', 'ebgan_nb/claims.py'),
+                                 'ebgan_nb.claims.Painter.__repr__': ('claims.html#painter.__repr__', 'ebgan_nb/claims.py'),
                                  'ebgan_nb.claims.Task': ('claims.html#task', 'ebgan_nb/claims.py'),
                                  'ebgan_nb.claims.Verdict': ('claims.html#verdict', 'ebgan_nb/claims.py'),
                                  'ebgan_nb.claims._Claim': ('claims.html#_claim', 'ebgan_nb/claims.py'),

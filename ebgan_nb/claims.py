@@ -100,7 +100,9 @@ def _only(name, attributes): return torch.tensor([float(x == name) for x in attr
 # %% ../nbs/86_claims.ipynb #e752eaa2
 class Painter(NamedTuple):
     "An editor that knows the people in the pictures"
-    draw: Callable[[Task], torch.Tensor]
+    draw: Callable[[Task], torch.Tensor] # y, (N,3,64,64)
+
+    def __repr__(self): return 'Painter, who knows the people'
 
 def _mean_style(t, K=6):
     "What labels allow: each attribute that A lacks, as the mean of K styles; each that it keeps, as it is"
@@ -115,10 +117,9 @@ def _mean_style(t, K=6):
     return render_normalized(T).unflatten(0, (K, N)).mean(0)
 
 # %% ../nbs/86_claims.ipynb #a636f1c8
-INVENTED = dict( # {name: editor}: a metric is proved on these, and the first and the last are ceilings in a table
-    truth=Painter(lambda t: t.T),
-    deaf=lambda A, B, M, **asked: A,
-    leaky=lambda A, B, M, **asked: composite(B, A, M)) | {'mean style': Painter(_mean_style)}
+INVENTED = { # {name: editor}: a metric is proved on these; the first two are ceilings in a table
+    'truth': Painter(lambda t: t.T), 'mean style': Painter(_mean_style),
+    'deaf': lambda A, B, M, **asked: A, 'leaky': lambda A, B, M, **asked: composite(B, A, M)}
 
 # %% ../nbs/86_claims.ipynb #8c172acc
 @torch.inference_mode()
@@ -339,8 +340,8 @@ class _Condition(NamedTuple):
     def __str__(self):
         b = self.bound
         bound = b.__doc__ if callable(b) else f'({b[0]}: {b[1]})' if isinstance(b, tuple) else f'{b:g}'
-        factor, slack = f'{self.times:g} * '*(self.times != 1), f' +- {abs(self.slack):g}'*(self.slack != 0)
-        return f'({self.system}: {self.metric}) {self.sign} {factor}{bound}{slack}'
+        slack = f' +- {self.slack:g}' if self.sign == '=' else f' {self.slack if self.sign == "<" else -self.slack:+g}'
+        return f'({self.system}: {self.metric}) {self.sign} ' + f'{self.times:g} * '*(self.times != 1) + bound + slack*(self.slack != 0)
 
     def margin(self, at): # at(system, metric): draws of a figure, (seeds,draws)
         "By how much it holds, draw by draw; below 0 it does not"
