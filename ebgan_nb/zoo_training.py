@@ -183,11 +183,12 @@ def zoo_dataloaders(
     size:int=64,
     bs:int=32,
     attributes:list|tuple=SIX,
+    batches:str|None=None, # 'mixed' or 'opposite'; None: as the system has it
     **kwargs:Any
 )->DataLoaders:
     "The batches that a system learns from"
     dls = dataloaders(data, size, bs, attributes=list(attributes), **kwargs)
-    if zoo_class(system).batches!='opposite': return dls
+    if (batches or zoo_class(system).batches)!='opposite': return dls
     old, known = (dls.train, dls.valid), ('attributes', 'size', 'template', 'source_info')
     of = lambda d: (d.pictures, d.idxs, d.bs, d.seed, d.attributes, d.regions, d.train)
     pairs = [OppositeLoader(*of(d), d.n_batches if d.train else 2*len(d.attributes), d.max_shift, d.device, d.rank_world) for d in old]
