@@ -1,6 +1,5 @@
 "Schedules as data: EBGAN's own step is a game, bit for bit what a loop written by hand does; who moves when; runs of the zoo that are killed"
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +7,7 @@ from fastai.callback.core import Callback
 from fastai.optimizer import Adam
 
 from ebgan_nb import zoo_training
-from ebgan_nb.adversarial import AdversarialStep, classifier_batch, classifier_input, discriminator_input, encoder_input
+from ebgan_nb.adversarial import classifier_batch, classifier_input, discriminator_input, encoder_input
 from ebgan_nb.augment import AUGMENT
 from ebgan_nb.core import generator, WrongInput
 from ebgan_nb.data import dataloaders
@@ -17,7 +16,6 @@ from ebgan_nb.labels import label_targets
 from ebgan_nb.learner import ebgan_learner
 from ebgan_nb.losses import classification_loss, discriminator_loss, generator_loss
 from ebgan_nb.masks import coverage
-from ebgan_nb.recipes import recipe
 from ebgan_nb.training import read_checkpoint, train
 from ebgan_nb.zoo import load_zoo, SYSTEMS
 from ebgan_nb.zoo_training import zoo_dataloaders, zoo_learner, zoo_recipe, ZooTrainConfig
