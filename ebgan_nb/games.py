@@ -121,7 +121,7 @@ def decay_factor(
     if kind=='exponential': return float(v[0]**(k//v[1]))
     raise WrongInput(f'decay {decay!r}: its kind is none of none, sqrt, linear, step, exponential')
 
-# %% ../nbs/47_games.ipynb #b5532e4c
+# %% ../nbs/47_games.ipynb #5d9665e0
 AFTER_NAN = 'nothing of it is saved, and --resume would lead here again: start again with a lower learning rate or --precision float32'
 
 class GameStep(Callback):
@@ -139,6 +139,10 @@ class GameStep(Callback):
     def players(self)->dict[str, nn.Module]:
         "Who moves before the last phase, by the names of the phases"
         return dict(D=self.model.D)
+
+    def idle(self)->list[str]:
+        "Those of them who never move"
+        return []
 
     def after_pred(self)->None:
         self.out, self.terms = self.pred, {}
