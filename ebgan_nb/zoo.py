@@ -58,6 +58,9 @@ class ZooConfig:
         for name in ('blocks', 'skips', 'piece', 'd_hidden'): check_int(getattr(self, name), name, 0, 4096)
         deepest = max(self.depth, self.d_depth)
         if not self.size >> deepest: raise WrongInput(f'{self.size} pixels cannot be halved {deepest} times')
+        for norm, depth in ((self.norm, self.depth), (self.d_norm, self.d_depth)):
+            if norm=='instance' and not self.size >> depth + 1:
+                raise WrongInput(f'instance norm needs more than one place: {self.size} pixels cannot be halved {depth} times before it')
         object.__setattr__(self, 'attributes', check_attributes(tuple(self.attributes)))
 
 # %% ../nbs/79_zoo.ipynb #cae0dd75
