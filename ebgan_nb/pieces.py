@@ -90,7 +90,7 @@ class ResidualAutoencoder(nn.Module):
         source, skips, z = known
         x = torch.cat([pieces, z[:, self.n_pieces:], z], 1)
         for layer, skip in zip(self.up, skips): x = layer(x) + skip
-        return (source + 2*self.last(x).tanh()).clamp(-1, 1)
+        return (source + 2*self.last(x).float().tanh()).clamp(-1, 1)
 
 # %% ../nbs/84_pieces.ipynb #a9db26ca
 _PAIRINGS = ('iterate', 'sum', 'shuffle')
