@@ -44,7 +44,7 @@ class PieceAutoencoder(nn.Module):
         return code[:, :self.n_pieces], code[:, self.n_pieces:]
 
     def decode(self, pieces:Tensor, rest:Tensor)->Tensor: # (N,3,S,S) in [-1,1]
-        return self.up(torch.cat([pieces, rest], 1)).tanh()
+        return self.up(torch.cat([pieces, rest], 1)).float().tanh()
 
 # %% ../nbs/83_genegan.ipynb #11d78334
 class GeneGAN(System, name='genegan'):
