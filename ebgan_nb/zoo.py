@@ -44,6 +44,7 @@ class ZooConfig:
     blocks: int = 0           # StarGAN: residual blocks; STGAN: transfer units; AttGAN: decoder layers that see the label again
     skips: int = 0            # maps of the encoder that the decoder sees
     piece: int = 0            # channels for each attribute, where the code has pieces
+    pairing: str = 'iterate'  # ELEGANT: which pieces of which pairs change places in training: 'iterate', 'sum' or 'shuffle'
     norm: str = 'group'       # of the generator
     d_width: int = 32         # channels of D's first layer
     d_depth: int = 4          # D's layers
