@@ -40,9 +40,11 @@ class OppositeLoader(ExemplarLoader):
         super().__init__(*args, **kwargs)
         labels = self.pictures.labels[self.idxs][:, self.columns]
         self.sides = [tuple(self.idxs[(labels[:, i]==v).numpy()] for v in (1, 0)) for i in range(len(self.attributes))]
-        for name, (has, lacks) in zip(self.attributes, self.sides):
-            if len(has) and len(lacks): continue
-            raise WrongInput(f'no pair of pictures is opposite in {name}: {len(has)} have it, {len(lacks)} have not')
+        self.turns = [i for i, (has, lacks) in enumerate(self.sides) if len(has) and len(lacks)] # attributes, in their turn
+        for i, name in enumerate(self.attributes):
+            if i in self.turns or self.turns and not self.train: continue # a small validation set does without a rare one
+            has, lacks = map(len, self.sides[i])
+            raise WrongInput(f'no pair of pictures is opposite in {name}: {has} have it, {lacks} have not')
 
 @patch
 def batch(self:OppositeLoader,
@@ -50,7 +52,8 @@ def batch(self:OppositeLoader,
 )->Batch: # of bs // 2 pairs; the attribute that they are opposite in is number k mod n
     "Batch k, on the loader's device"
     p, (rank, world), n = self.pictures, self.rank_world, self.bs//2
-    i, turn, g = k % len(self.sides), k//len(self.sides), generator(self.seed, 'opposite', k, rank_world=self.rank_world)
+    turn, i = k//len(self.turns), self.turns[k % len(self.turns)]
+    g = generator(self.seed, 'opposite', k, rank_world=self.rank_world)
     mine = slice(rank, n*world, world) # this process's pairs
     draw = lambda side, idxs: idxs[batch_indices(len(idxs), n*world, generator(self.seed, side, i).initial_seed(), turn)][mine]
     at = torch.cat([torch.from_numpy(draw(side, idxs)) for side, idxs in zip(('has', 'lacks'), self.sides[i])])
@@ -60,7 +63,7 @@ def batch(self:OppositeLoader,
     M = training_masks(points[:n], p.size, g, self.regions)
     y = p.labels[at][:, self.columns].float()
     A, B, M, y_A, y_B, points = (t.to(self.device) for t in (*normalize(x).chunk(2), M, *y.chunk(2), points[:n]))
-    return Batch(A, B, M, y_A, y_B, points, at[:n], k)
+    return Batch(A, B, M, y_A, y_B, points, at[:n], turn*len(self.sides) + i)
 
 # %% ../nbs/80_zoo_training.ipynb #e21f7d74
 @dataclass(frozen=True)
