@@ -8,7 +8,6 @@ __all__ = ['TransferUnit', 'STGAN']
 # %% ../nbs/82_stgan.ipynb #0b8cf2f9
 from typing import Any
 
-import torch
 from torch import nn, Tensor
 
 from .core import WrongInput
