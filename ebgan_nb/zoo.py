@@ -114,13 +114,13 @@ def zoo_config(
     preset:str='course', # 'course' or 'paper'
     size:int=64, # pixels
     attributes:tuple|list=SIX, # CelebA's names
-    **changes:Any # fields of `ZooConfig` in place of the preset's
+    **kwargs:Any # fields of `ZooConfig` in place of the preset's
 )->ZooConfig:
     "The configuration of a preset"
     presets = zoo_class(system).PRESETS
     fields = presets[check_choice(preset, presets, 'preset')]
-    for name in changes: check_choice(name, [f.name for f in dataclasses.fields(ZooConfig)], 'config value')
-    return ZooConfig(**dict(system=system, preset=preset, size=size, attributes=tuple(attributes)) | fields | changes)
+    for name in kwargs: check_choice(name, [f.name for f in dataclasses.fields(ZooConfig)], 'config value')
+    return ZooConfig(**dict(system=system, preset=preset, size=size, attributes=tuple(attributes)) | fields | kwargs)
 
 def build_system(
     c:ZooConfig # what to build
@@ -219,7 +219,7 @@ ZOO_FORMAT = 'ebgan_nb zoo 1'
 
 def save_system(
     path:str|Path, # a .safetensors file in a folder that is there
-    net:System,
+    net:System, # the trained system
     D:nn.Module|None, # its discriminator, for reading labels; None: it cannot read
     info:dict, # how the weights were made; plain values
 )->None:

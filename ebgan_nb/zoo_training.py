@@ -183,9 +183,9 @@ class ZooLearner(EBGANLearner):
 def zoo_dataloaders(
     system:str, # one of SYSTEMS, or your own
     data:Any='faces', # as for `dataloaders`, as are the rest
-    size:int=64,
-    bs:int=32,
-    attributes:list|tuple=SIX,
+    size:int=64, # pixels
+    bs:int=32, # pictures in a batch; of opposite pairs half as many
+    attributes:list|tuple=SIX, # CelebA's names
     batches:str|None=None, # 'mixed' or 'opposite'; None: as the system has it
     **kwargs:Any
 )->DataLoaders:
