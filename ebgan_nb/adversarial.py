@@ -242,14 +242,6 @@ def judge(self:AdversarialStep, out:ForwardOutputs)->tuple[Tensor|None, dict[str
     return loss*self.rank_weights.get('adv_g', 1.), terms
 
 @patch
-def idle(self:AdversarialStep)->list[str]: return [] if self.weights.adv else ['D']
-
-@patch
-def scored(self:AdversarialStep, out:ForwardOutputs)->tuple[Callable, Tensor, Tensor]:
-    K = len(out.y)
-    return partial(self.model.discriminate, M=out.M[:K]), out.A[:K], out.y
-
-@patch
 def classify(self:AdversarialStep, out:ForwardOutputs)->tuple[Tensor, dict[str, Tensor]]:
     "C's loss (Eq. 9)"
     n = math.ceil(self.weights.paste_fraction*len(self.batch.A)) if self.training else 0
@@ -275,6 +267,15 @@ def loss(self:AdversarialStep, pred:Tensor, *labels:Any)->Tensor:
     self.terms = {k: v.detach() for k, v in {**terms, **self.terms}.items()}
     if self.training: self.check_finite()
     return loss
+
+# %% ../nbs/48_adversarial.ipynb #9e7cd712
+@patch
+def idle(self:AdversarialStep)->list[str]: return [] if self.weights.adv else ['D']
+
+@patch
+def scored(self:AdversarialStep, out:ForwardOutputs)->tuple[Callable, Tensor, Tensor]:
+    K = len(out.y)
+    return partial(self.model.discriminate, M=out.M[:K]), out.A[:K], out.y
 
 # %% ../nbs/48_adversarial.ipynb #8b9e3882
 class SingleBatch(Callback):

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastcore.basics import patch
+
 from .core import check_choice
 from .models import Config, n_downsamples, NOISE_FLOOR
 from .losses import LossWeights
@@ -55,9 +57,6 @@ class Recipe:
         for name in changes: check_choice(name, [f.name for f in dataclasses.fields(Config)], 'config value')
         networks = self.networks if n else {k: v for k, v in self.networks.items() if k!='local_blocks'} # EBGAN has no blocks
         return Config(**dict(size=size, attributes=tuple(attributes)) | networks | fine | code | changes)
-
-    @property
-    def decay(self)->tuple: return 'sqrt', self.decay_start # as `LRDecay` takes it
 
     def fraction(self, model:str)->float:
         "How much of a batch is edited as well, for 'ebgan' or 'att-ebgan'"
@@ -107,6 +106,11 @@ def config(
 )->Config: # to build them from
     "The networks of a recipe"
     return recipe(preset).config(size, **kwargs)
+
+@patch(as_prop=True)
+def decay(self:Recipe)->tuple: # ('sqrt', start), as `LRDecay` takes it
+    "How learning rates fall"
+    return 'sqrt', self.decay_start
 
 # %% ../nbs/46_recipes.ipynb #08cd1200
 def noise_floor_of(

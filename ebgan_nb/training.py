@@ -439,6 +439,7 @@ def load_pretrained(
     fit = {k: v for k, v in theirs.items() if v.shape==ours[k].shape}
     for to in (mine, learn.ema.ema_model.module): to.load_state_dict(ours | fit)
 
+# %% ../nbs/50_training.ipynb #6a3ab659
 @patch
 def learner(self:TrainConfig,
     path:Path, # the run's folder
