@@ -40,10 +40,12 @@ class PieceAutoencoder(nn.Module):
     def encode(self,
         x:Tensor, # (N,3,S,S) in [-1,1]
     )->tuple[Tensor, Tensor]: # (N,n*k,h,w) the pieces, for `gate_code`; (N,r,h,w) the rest
+        "The code of a picture, cut in two"
         code = self.down(x)
         return code[:, :self.n_pieces], code[:, self.n_pieces:]
 
     def decode(self, pieces:Tensor, rest:Tensor)->Tensor: # (N,3,S,S) in [-1,1]
+        "The picture of a code"
         return self.up(torch.cat([pieces, rest], 1)).float().tanh()
 
 # %% ../nbs/83_genegan.ipynb #11d78334

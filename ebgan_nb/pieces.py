@@ -23,8 +23,8 @@ from .genegan import PieceAutoencoder
 # %% ../nbs/84_pieces.ipynb #b4c77ac6
 class DNAGAN(System, name='dnagan'):
     "A code with a piece for each attribute, zeros where it is absent (Xiao et al., 2017)"
-    PRESETS = dict(course=dict(width=60, depth=3, piece=20),
-                   paper=dict(width=128, depth=3, norm='batch', d_width=128, d_norm='batch')) # pieces of 128 for three attributes, less for more
+    PRESETS = dict(course=dict(width=60, depth=3, piece=20), # paper: pieces of 128 for up to three attributes, smaller ones for more
+                   paper=dict(width=128, depth=3, norm='batch', d_width=128, d_norm='batch'))
     batches, told = 'opposite', True
 
     def __init__(self, c:ZooConfig):
@@ -82,11 +82,13 @@ class ResidualAutoencoder(nn.Module):
     def encode(self,
         x:Tensor, # (N,3,S,S) in [-1,1]
     )->tuple[Tensor, tuple]: # (N,n*k,h,w) the pieces; what `decode` must know of x besides: itself, its maps, the whole code
+        "The code of a picture, and all that its own decoding needs"
         maps = [source := x]
         for layer in self.down: maps.append(x := layer(x))
         return x[:, :self.n_pieces], (source, maps[-2:0:-1], x)
 
     def decode(self, pieces:Tensor, known:tuple)->Tensor: # (N,3,S,S) in [-1,1]
+        "The picture, with what the pieces add to it"
         source, skips, z = known
         x = torch.cat([pieces, z[:, self.n_pieces:], z], 1)
         for layer, skip in zip(self.up, skips): x = layer(x) + skip
