@@ -106,7 +106,7 @@ def zoo_class(
     name:str # one of SYSTEMS, or one of your own
 )->type[System]:
     "The class that announced the name; those of the package are imported when they are asked for"
-    if name in _MODULES: importlib.import_module(f'{__package__ or "ebgan_nb"}.{_MODULES[name]}')
+    if name in _MODULES and name not in _CLASSES: importlib.import_module(f'{__package__ or "ebgan_nb"}.{_MODULES[name]}')
     return _CLASSES[check_choice(name, [*SYSTEMS, *_CLASSES], 'system')]
 
 def zoo_config(

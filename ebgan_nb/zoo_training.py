@@ -192,8 +192,8 @@ class ZooLearner(EBGANLearner):
         "What a run publishes: the averaged generator, and the D that reads labels"
         net = self.ema.ema_model.module
         if hasattr(net, 'fill_absent'):
-            b = self.dls.train.new().batch(0)
-            net.fill_absent(torch.cat([b.A, b.B]), torch.cat([b.y_A, b.y_B]))
+            some = [self.dls.train.batch(k) for k in range(2*len(net.attributes))]
+            net.fill_absent(*(torch.cat([torch.cat([getattr(b, a), getattr(b, z)]) for b in some]) for a, z in (('A', 'B'), ('y_A', 'y_B'))))
         save_system(path, net, None if net.told else self.model.D, info)
 
     def edit_batch(self, net:System, batch:Batch)->Tensor:
