@@ -28,6 +28,7 @@ def _start(module):
 def ebgan_train(): _start('training')
 def ebgan_edit(): _start('editing')
 def ebgan_evaluate(): _start('evaluation')
+def ebgan_zoo(): _start('zoo_training')
 
 
 def _become(name):

@@ -101,7 +101,7 @@ class Game:
 OPTIMIZERS = dict(adam=Adam, rmsprop=RMSProp)
 
 def optimizer(
-    game:Game
+    game:Game # whose schedule it is
 )->Callable: # as fastai's `opt_func`
     "The optimiser of a game. No weight decay: it would move players that rest"
     mom, sqr_mom = game.betas

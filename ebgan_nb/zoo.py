@@ -44,6 +44,7 @@ class ZooConfig:
     blocks: int = 0           # StarGAN: residual blocks; STGAN: transfer units; AttGAN: decoder layers that see the label again
     skips: int = 0            # maps of the encoder that the decoder sees
     piece: int = 0            # channels for each attribute, where the code has pieces
+    pairing: str = 'iterate'  # ELEGANT: which pieces of which pairs change places in training: 'iterate', 'sum' or 'shuffle'
     norm: str = 'group'       # of the generator
     d_width: int = 32         # channels of D's first layer
     d_depth: int = 4          # D's layers
@@ -57,6 +58,9 @@ class ZooConfig:
         for name in ('blocks', 'skips', 'piece', 'd_hidden'): check_int(getattr(self, name), name, 0, 4096)
         deepest = max(self.depth, self.d_depth)
         if not self.size >> deepest: raise WrongInput(f'{self.size} pixels cannot be halved {deepest} times')
+        for norm, depth in ((self.norm, self.depth), (self.d_norm, self.d_depth)):
+            if norm=='instance' and not self.size >> depth + 1:
+                raise WrongInput(f'instance norm needs more than one place: {self.size} pixels cannot be halved {depth} times before it')
         object.__setattr__(self, 'attributes', check_attributes(tuple(self.attributes)))
 
 # %% ../nbs/79_zoo.ipynb #cae0dd75
@@ -110,13 +114,13 @@ def zoo_config(
     preset:str='course', # 'course' or 'paper'
     size:int=64, # pixels
     attributes:tuple|list=SIX, # CelebA's names
-    **changes:Any # fields of `ZooConfig` in place of the preset's
+    **kwargs:Any # fields of `ZooConfig` in place of the preset's
 )->ZooConfig:
     "The configuration of a preset"
     presets = zoo_class(system).PRESETS
     fields = presets[check_choice(preset, presets, 'preset')]
-    for name in changes: check_choice(name, [f.name for f in dataclasses.fields(ZooConfig)], 'config value')
-    return ZooConfig(**dict(system=system, preset=preset, size=size, attributes=tuple(attributes)) | fields | changes)
+    for name in kwargs: check_choice(name, [f.name for f in dataclasses.fields(ZooConfig)], 'config value')
+    return ZooConfig(**dict(system=system, preset=preset, size=size, attributes=tuple(attributes)) | fields | kwargs)
 
 def build_system(
     c:ZooConfig # what to build
@@ -215,7 +219,7 @@ ZOO_FORMAT = 'ebgan_nb zoo 1'
 
 def save_system(
     path:str|Path, # a .safetensors file in a folder that is there
-    net:System,
+    net:System, # the trained system
     D:nn.Module|None, # its discriminator, for reading labels; None: it cannot read
     info:dict, # how the weights were made; plain values
 )->None:

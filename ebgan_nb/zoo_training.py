@@ -40,9 +40,11 @@ class OppositeLoader(ExemplarLoader):
         super().__init__(*args, **kwargs)
         labels = self.pictures.labels[self.idxs][:, self.columns]
         self.sides = [tuple(self.idxs[(labels[:, i]==v).numpy()] for v in (1, 0)) for i in range(len(self.attributes))]
-        for name, (has, lacks) in zip(self.attributes, self.sides):
-            if len(has) and len(lacks): continue
-            raise WrongInput(f'no pair of pictures is opposite in {name}: {len(has)} have it, {len(lacks)} have not')
+        self.turns = [i for i, (has, lacks) in enumerate(self.sides) if len(has) and len(lacks)] # attributes, in their turn
+        for i, name in enumerate(self.attributes):
+            if i in self.turns or self.turns and not self.train: continue # a small validation set does without a rare one
+            has, lacks = map(len, self.sides[i])
+            raise WrongInput(f'no pair of pictures is opposite in {name}: {has} have it, {lacks} have not')
 
 @patch
 def batch(self:OppositeLoader,
@@ -50,7 +52,8 @@ def batch(self:OppositeLoader,
 )->Batch: # of bs // 2 pairs; the attribute that they are opposite in is number k mod n
     "Batch k, on the loader's device"
     p, (rank, world), n = self.pictures, self.rank_world, self.bs//2
-    i, turn, g = k % len(self.sides), k//len(self.sides), generator(self.seed, 'opposite', k, rank_world=self.rank_world)
+    turn, i = k//len(self.turns), self.turns[k % len(self.turns)]
+    g = generator(self.seed, 'opposite', k, rank_world=self.rank_world)
     mine = slice(rank, n*world, world) # this process's pairs
     draw = lambda side, idxs: idxs[batch_indices(len(idxs), n*world, generator(self.seed, side, i).initial_seed(), turn)][mine]
     at = torch.cat([torch.from_numpy(draw(side, idxs)) for side, idxs in zip(('has', 'lacks'), self.sides[i])])
@@ -60,7 +63,7 @@ def batch(self:OppositeLoader,
     M = training_masks(points[:n], p.size, g, self.regions)
     y = p.labels[at][:, self.columns].float()
     A, B, M, y_A, y_B, points = (t.to(self.device) for t in (*normalize(x).chunk(2), M, *y.chunk(2), points[:n]))
-    return Batch(A, B, M, y_A, y_B, points, at[:n], k)
+    return Batch(A, B, M, y_A, y_B, points, at[:n], turn*len(self.sides) + i)
 
 # %% ../nbs/80_zoo_training.ipynb #e21f7d74
 @dataclass(frozen=True)
@@ -180,14 +183,15 @@ class ZooLearner(EBGANLearner):
 def zoo_dataloaders(
     system:str, # one of SYSTEMS, or your own
     data:Any='faces', # as for `dataloaders`, as are the rest
-    size:int=64,
-    bs:int=32,
-    attributes:list|tuple=SIX,
+    size:int=64, # pixels
+    bs:int=32, # pictures in a batch; of opposite pairs half as many
+    attributes:list|tuple=SIX, # CelebA's names
+    batches:str|None=None, # 'mixed' or 'opposite'; None: as the system has it
     **kwargs:Any
 )->DataLoaders:
     "The batches that a system learns from"
     dls = dataloaders(data, size, bs, attributes=list(attributes), **kwargs)
-    if zoo_class(system).batches!='opposite': return dls
+    if (batches or zoo_class(system).batches)!='opposite': return dls
     old, known = (dls.train, dls.valid), ('attributes', 'size', 'template', 'source_info')
     of = lambda d: (d.pictures, d.idxs, d.bs, d.seed, d.attributes, d.regions, d.train)
     pairs = [OppositeLoader(*of(d), d.n_batches if d.train else 2*len(d.attributes), d.max_shift, d.device, d.rank_world) for d in old]

@@ -19,11 +19,13 @@ if not hasattr(os, 'fork'): pytest.skip('forks: on Windows the commands are not 
 
 from safetensors import safe_open
 
-from ebgan_nb import editing, evaluation, training
+from ebgan_nb import editing, evaluation, training, zoo_training
 from ebgan_nb.attributes import REGION_SHAPES
 from ebgan_nb.session import drawn_face
 
-MAIN = dict(ebgan_train=training.main, ebgan_edit=editing.main, ebgan_evaluate=evaluation.main)
+PARSERS = dict(ebgan_train=training.parser, ebgan_edit=editing.parser, ebgan_evaluate=evaluation.parser,
+               ebgan_zoo=lambda: training.parser(zoo_training.ZooTrainConfig))
+MAIN = dict(ebgan_train=training.main, ebgan_edit=editing.main, ebgan_evaluate=evaluation.main, ebgan_zoo=zoo_training.main)
 SMALL = dict(EBGAN_QUICK='1', EBGAN_PHOTOS='', CUDA_VISIBLE_DEVICES='')
 
 
@@ -158,8 +160,7 @@ def test_help(name, tmp_path):
 @pytest.mark.parametrize('name', MAIN)
 def test_an_option_is_not_forgotten_here(name):
     "What is tried above is all there is"
-    parser = {'ebgan_train': training, 'ebgan_edit': editing, 'ebgan_evaluate': evaluation}[name].parser()
-    known = {o for a in parser._actions for o in a.option_strings if o.startswith('--')} - {'--help'}
+    known = {o for a in PARSERS[name]()._actions for o in a.option_strings if o.startswith('--')} - {'--help'}
     tried = set(re.findall(r'--[a-z-]+', Path(__file__).read_text()))
     assert known <= tried, known - tried
 
@@ -170,18 +171,19 @@ NUMBERS = st.sampled_from('0 1 -1 2 .5 1e9 1e400 nan inf -inf 999999999999999999
 NAMES = st.sampled_from(['a.png', 'b.png', 'large.jpg', 'text.png', 'empty.png', 'mask.png', 'folder', 'none.png', '', '.', '/', '/dev/zero', '/dev/null', '~nobody-here/x',
                          'x'*300, 'a/'*3000, 'ebgan', 'att-ebgan', 'torn.safetensors', 'ebgan/weights.safetensors', 'ebgan/settings.json', 'faces', 'celeba',
                          'faces-att', '\x1b[31mred', 'two\nlines', 'ü\udcff.png', '-x', "mouth", 'é'*200])
-WORDS = st.sampled_from('mouth eyes face brows nose mouth+nose mouth+ + ,, Smiling Smiling,Mustache Bald Male ebgan att-ebgan course paper photographs detailed auto bf16 fp16 float32 '
+WORDS = st.sampled_from('mouth eyes face brows nose mouth+nose mouth+ + ,, Smiling Smiling,Mustache Bald Male ebgan att-ebgan stgan elegant course paper photographs detailed auto bf16 fp16 float32 '
                         'absent source 24,29,40,29,32,38,25,46,39,46 1,2,3 out.png out.jpg out.xyz folder/out.png none/out.png out.json out.csv run'.split())
 ANY = st.one_of(NUMBERS, NAMES, WORDS, st.text(max_size=6).filter(lambda t: '\0' not in t))
-OPTIONS = {name: sorted({o for a in module.parser()._actions for o in a.option_strings if o.startswith('--')} - {'--help'})
-           for name, module in dict(ebgan_train=training, ebgan_edit=editing, ebgan_evaluate=evaluation).items()}
+OPTIONS = {name: sorted({o for a in parser()._actions for o in a.option_strings if o.startswith('--')} - {'--help'})
+           for name, parser in PARSERS.items()}
 
 @st.composite
 def lines(draw):
     "A command line that could mean something, disturbed"
     name = draw(st.sampled_from([*MAIN]))
     fitting = dict(ebgan_train=[*TINY, '--out', 'run'], ebgan_edit=['a.png', 'b.png', '--region', 'mouth', '--weights', 'ebgan', '--out', 'y.png'],
-                   ebgan_evaluate=['--weights', 'ebgan', '--n', '2', '--regions', 'mouth'])[name]
+                   ebgan_evaluate=['--weights', 'ebgan', '--n', '2', '--regions', 'mouth'],
+                   ebgan_zoo=['--system', 'stgan', *TINY, '--out', 'run'])[name]
     argv = list(fitting)
     for _ in range(draw(st.integers(1, 3))):
         how = draw(st.integers(0, 3))
@@ -200,7 +202,7 @@ def harmless(argv):
 def one_case(case, home):
     name, argv = case
     if not harmless(argv): return
-    small = dict(ebgan_train={'--n-train': '8', '--batches': '2'}, ebgan_evaluate={'--n': '2'}).get(name, {})
+    small = dict(ebgan_train={'--n-train': '8', '--batches': '2'}, ebgan_zoo={'--n-train': '8', '--batches': '2'}, ebgan_evaluate={'--n': '2'}).get(name, {})
     argv = [*argv, *(w for k, v in small.items() if k not in argv and not (k=='--batches' and '--minutes' in argv) for w in (k, v))]
     with tempfile.TemporaryDirectory(dir=home.parent) as folder:
         for f in home.iterdir():

@@ -14,7 +14,8 @@ from conftest import ROOT, modules
 from fastcore.docments import docments
 
 MODULES = modules()
-LIGHT = {'core', 'attributes', 'masks', 'blocks', 'labels', 'models', 'detection', 'geometry', 'images', 'augment', 'weights', 'compositing', 'editing'}
+LIGHT = {'core', 'attributes', 'masks', 'blocks', 'labels', 'models', 'detection', 'geometry', 'images', 'augment', 'weights', 'compositing', 'editing',
+         'zoo', 'label_editors', 'stgan', 'genegan', 'pieces', 'mulgan'}
 HEAVY = {'torchvision', 'matplotlib', 'pandas', 'fastai'}
 each_module = pytest.mark.parametrize('module', MODULES)
 

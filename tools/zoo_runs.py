@@ -1,0 +1,140 @@
+"""The comparison of nine systems: equal processor minutes, in rounds; then every figure of every run into one table
+
+    python tools/zoo_runs.py train --out RUNS --minutes 30 --rounds 6      goes on with what is there
+    python tools/zoo_runs.py measure --out RUNS --n 200                    RUNS/figures.csv, RUNS/truth.csv
+"""
+import argparse
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+def _zoo(system, **how): return dict(system=system, **how)
+
+RUNS = { # {name in tables: how it differs from a system's `course`}
+    'StarGAN': _zoo('stargan'), 'AttGAN, skip 1': _zoo('attgan', config=dict(skips=1)), 'STGAN': _zoo('stgan'),
+    'GeneGAN, chain': _zoo('genegan'), 'DNA-GAN': _zoo('dnagan'), 'ELEGANT': _zoo('elegant'), 'MulGAN': _zoo('mulgan'),
+    'EBGAN': dict(model='ebgan'), 'Att-EBGAN': dict(model='att-ebgan'),
+    'EBGAN, true edits': dict(model='ebgan', supervised=True), 'Att-EBGAN, true edits': dict(model='att-ebgan', supervised=True),
+    # these decide claims
+    'AttGAN, skip 0': _zoo('attgan', config=dict(skips=0)),
+    'AttGAN, skip 2': _zoo('attgan', config=dict(skips=2)),
+    'AttGAN, skip 3': _zoo('attgan', config=dict(skips=3)),
+    'ELEGANT, summed': _zoo('elegant', config=dict(pairing='sum')),
+    'ELEGANT, shuffled': _zoo('elegant', config=dict(pairing='shuffle'), weights=dict(cls_g=10., cls_d=1.), batches='mixed'),
+    'MulGAN, without class loss': _zoo('mulgan', weights=dict(cls_g=0.))}
+MARK = 60_000 # pictures that G has seen: the second of two equal budgets
+
+
+def learner(name, seed, size=64, bs=32, n_train=20_000):
+    "The learner of a run"
+    from ebgan_nb.data import dataloaders
+    from ebgan_nb.learner import ebgan_learner
+    from ebgan_nb.recipes import recipe
+    from ebgan_nb.triples import supervised_dataloaders
+    from ebgan_nb.zoo import SIX
+    from ebgan_nb.zoo_training import zoo_dataloaders, zoo_learner, zoo_recipe
+    run, rare = RUNS[name], 10**9 # batches from one validation to the next: nothing is validated by the clock
+    if 'system' in run:
+        r, config = zoo_recipe(run['system']), run.get('config')
+        r = dataclasses.replace(r, weights=r.weights | run.get('weights', {}))
+        dls = zoo_dataloaders(run['system'], 'faces', size, bs, batches=run.get('batches'), seed=seed, val_every=rare, n_train=n_train)
+        return zoo_learner(dls, run['system'], r, seed=seed, config=config)
+    labels = SIX if run['model']=='att-ebgan' else None
+    if run.get('supervised'):
+        return ebgan_learner(supervised_dataloaders(size, bs, seed, labels or (), val_every=rare), 'supervised', run['model'], seed=seed)
+    dls = dataloaders('faces', size, bs, seed, attributes=labels, val_every=rare, n_train=n_train, balance=recipe('course').oversample)
+    return ebgan_learner(dls, 'course', run['model'], seed=seed)
+
+def go_on(name, out, minutes, seed):
+    "Train a run for so many processor minutes more"
+    from fastai.callback.core import Callback, CancelFitException
+    from ebgan_nb.games import LRDecay
+    from ebgan_nb.training import load_checkpoint, save_checkpoint
+    folder, learn = Path(out)/name/str(seed), learner(name, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    file, state = folder/'checkpoint.safetensors', folder/'state.json'
+    spent = json.loads(state.read_text())['minutes'] if state.exists() else 0.
+    if state.exists(): load_checkpoint(learn, file)
+
+    class Clock(Callback):
+        "Ends the round, and publishes the weights at the mark"
+        order = 90
+        def before_fit(self): self.began = time.process_time()
+        def after_batch(self):
+            if not self.training: return
+            if (self.learn.adversarial_step.k)*self.dls.train.bs==MARK - MARK % self.dls.train.bs: publish('mark')
+            if self.minutes() >= minutes: raise CancelFitException
+        def minutes(self): return (time.process_time() - self.began)/60
+
+    clock = Clock()
+    def publish(what):
+        step = learn.adversarial_step
+        info = dict(run=name, seed=seed, batch=step.k, minutes=round(spent + clock.minutes(), 2), recipe=dataclasses.asdict(learn.recipe),
+                    regions_template=learn.dls.template, terms={k: round(float(v), 4) for k, v in step.terms.items()})
+        learn.save_weights(folder/f'{what}.safetensors', info)
+        return info
+    with learn.no_bar(), learn.no_logging(): learn.fit(10**5, cbs=[LRDecay(learn.recipe.decay), clock])
+    save_checkpoint(learn, file)
+    info = publish('weights')
+    state.write_text(json.dumps(dict(minutes=spent + clock.minutes(), batch=info['batch'], terms=info['terms'])))
+    return info
+
+def train(names, out, minutes, rounds, seed):
+    "Round by round, each run in a process of its own, so that a slow hour of the machine meets all of them"
+    for _ in range(rounds):
+        for name in names:
+            state = Path(out)/name/str(seed)/'state.json'
+            if state.exists() and json.loads(state.read_text())['minutes'] >= minutes - .01: continue
+            words = ['--out', out, '--only', name, '--minutes', str(minutes/rounds), '--seed', str(seed)]
+            subprocess.run([sys.executable, __file__, 'round', *words], check=True)
+
+def load(folder, what='weights'):
+    "A trained run as an editor with labels: edit(A, B, M, y_A=, y_B=, selected=, others=)"
+    from ebgan_nb.weights import load_weights
+    from ebgan_nb.zoo import load_zoo
+    file = Path(folder)/f'{what}.safetensors'
+    if 'system' in RUNS[Path(folder).parent.name]: return load_zoo(file).edit
+    net = load_weights(file)[0]
+    if net.config.attributes: return net.edit
+    return lambda A, B, M, y_A, y_B, selected, others: net.edit(A, B, M) # it knows no labels, and takes all
+
+def measure(names, out, n, seed):
+    "All figures of all runs: what the claims ask for, and the achieved change of whole edits"
+    from ebgan_nb.claims import measure as figures_of, INVENTED
+    from ebgan_nb.metrics import bootstrap, ratio_of_sums
+    folders = [f for name in names for f in sorted((Path(out)/name).glob('*')) if (f/'weights.safetensors').exists()]
+    with open(Path(out)/'figures.csv', 'w', newline='') as f:
+        table = csv.writer(f)
+        table.writerow(['system', 'seed', 'metric', 'value', 'low', 'high'])
+        invented = [(k, '', INVENTED[k]) for k in ('truth', 'mean style', 'deaf')]
+        for system, run, edit in invented + [(d.parent.name, d.name, load(d)) for d in folders]:
+            for metric, r in figures_of(edit, n, seed=seed).items():
+                table.writerow([system, run, metric, *(round(float(v), 4) for v in (ratio_of_sums(*r), *bootstrap(*r)))])
+            f.flush()
+            print(system, run, flush=True)
+
+def parser():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('what', choices=['train', 'round', 'measure'])
+    p.add_argument('--out', required=True)
+    p.add_argument('--minutes', type=float, default=30., help='of the processor, for each run')
+    p.add_argument('--rounds', type=int, default=6)
+    p.add_argument('--only', help='names of runs, with semicolons')
+    p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--n', type=int, default=200, help='pairs of faces that are measured')
+    return p
+
+def main(args=None):
+    a = parser().parse_args(args)
+    names = a.only.split(';') if a.only else [*RUNS]
+    unknown = [x for x in names if x not in RUNS]
+    if unknown: sys.exit(f'zoo_runs.py: {unknown[0]!r}: one of {"; ".join(RUNS)} is expected')
+    if a.what=='train': train(names, a.out, a.minutes, a.rounds, a.seed)
+    elif a.what=='round': print(json.dumps(go_on(names[0], a.out, a.minutes, a.seed)))
+    else: measure(names, a.out, a.n, a.seed)
+
+if __name__=='__main__': main()
