@@ -530,7 +530,7 @@ def parser(
     from fastcore.docments import docments
     p = Parser(kind.command, description=f'{kind.about} '
         'After every --val-every batches comes a checkpoint; a killed run goes on with --resume.')
-    help = docments(TrainConfig) | docments(kind)
+    help = docments(TrainConfig) | {name: about for name, about in docments(kind).items() if about}
     number = lambda f: int_range if int in (f.type, *get_args(f.type)) else float_range
     def converter(f): return number(f)(*_RANGES[f.name]) if f.name in _RANGES else str
     for f in dataclasses.fields(kind):

@@ -193,7 +193,8 @@ class ZooLearner(EBGANLearner):
         net = self.ema.ema_model.module
         if hasattr(net, 'fill_absent'):
             some = [self.dls.train.batch(k) for k in range(2*len(net.attributes))]
-            net.fill_absent(*(torch.cat([torch.cat([getattr(b, a), getattr(b, z)]) for b in some]) for a, z in (('A', 'B'), ('y_A', 'y_B'))))
+            both = lambda *names: torch.cat([torch.cat([getattr(b, name) for name in names]) for b in some])
+            net.fill_absent(both('A', 'B'), both('y_A', 'y_B'))
         save_system(path, net, None if net.told else self.model.D, info)
 
     def edit_batch(self, net:System, batch:Batch)->Tensor:
