@@ -144,6 +144,10 @@ class GameStep(Callback):
         "Those of them who never move"
         return []
 
+    def all_move_within(self)->int:
+        "After so many batches every weight has moved that ever does"
+        return 1
+
     def after_pred(self)->None:
         self.out, self.terms = self.pred, {}
         for i, phase in enumerate(self.game.phases[:-1]): self.play(phase, i)

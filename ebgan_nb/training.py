@@ -167,7 +167,8 @@ def fits(
     rests = {id(p) for name in step.idle() for p in step.players()[name].parameters()}
     memory = [kept(i) for i, (p, *_) in enumerate(learn.opt.all_params()) if id(p) not in rests]
     full = remembered(learn)
-    lacking = [m for m in memory if m!=full and (m or not facts['scaler'])] # a scaled step may have been skipped
+    early = facts['scaler'] or facts['batch'] < step.all_move_within() # a scaled step may have been skipped, a weight's turn not have come
+    lacking = [m for m in memory if m!=full and (m or not early)]
     if facts['batch'] and (lacking or not any(memory)):
         wrong(f"the optimiser's memory of {len(lacking) or len(memory)} of {len(memory)} weights is missing")
     return state

@@ -136,6 +136,7 @@ class ZooStep(GameStep):
     def before_batch(self)->None: self.learn.xb = (Batch(*self.xb, *self.yb),)
 
     def outputs(self, batch:Batch)->Outputs: return self.model(batch)
+    def all_move_within(self)->int: return len(self.model.attributes) if self.model.net.batches=='opposite' else 1
 
 # %% ../nbs/80_zoo_training.ipynb #3ef44071
 @patch
