@@ -84,7 +84,7 @@ def page(lab):
         browser.close()
 
 # widgets, progress bars, pictures that are redrawn in place; the other notebooks hold nothing that a kernel alone would not show, and are run here before a release
-ALIVE = ('index', '13_head', '50_training', '51_train_ebgan', '70_editing', '71_session', '72_widgets', '73_studio')
+ALIVE = ('index', '13_head', '51_train_ebgan', '70_editing', '71_session', '72_widgets', '73_studio')
 
 @pytest.mark.parametrize('notebook', [n if 'solutions' not in n and n.split('/')[-1][:-6] in ALIVE else pytest.param(n, marks=pytest.mark.slow) for n in NOTEBOOKS])
 def test_notebook_runs_in_jupyterlab(notebook, page, tmp_path):
