@@ -1,7 +1,9 @@
 """The comparison of nine systems: equal processor minutes, in rounds; then every figure of every run into one table
 
     python tools/zoo_runs.py train --out RUNS --minutes 30 --rounds 6      goes on with what is there
-    python tools/zoo_runs.py measure --out RUNS --n 200                    RUNS/figures.csv, RUNS/truth.csv
+    python tools/zoo_runs.py measure --out RUNS --n 200                    RUNS/figures.csv
+    python tools/zoo_runs.py train --out RUNS --data CELEBA                the same on photographs, in RUNS/photographs
+    python tools/zoo_runs.py measure --out RUNS --data CELEBA              RUNS/photographs/figures.csv, which notebook 89 shows
 """
 import argparse
 import csv
@@ -19,6 +21,7 @@ RUNS = { # {name in tables: how it differs from a system's `course`}
     'GeneGAN, chain': _zoo('genegan'), 'DNA-GAN': _zoo('dnagan'), 'ELEGANT': _zoo('elegant'), 'MulGAN': _zoo('mulgan'),
     'EBGAN': dict(model='ebgan'), 'Att-EBGAN': dict(model='att-ebgan'),
     'EBGAN, true edits': dict(model='ebgan', supervised=True), 'Att-EBGAN, true edits': dict(model='att-ebgan', supervised=True),
+    'EBGAN, recipe for photographs': dict(model='ebgan', recipe='photographs'),
     # these decide claims
     'AttGAN, skip 0': _zoo('attgan', config=dict(skips=0)),
     'AttGAN, skip 2': _zoo('attgan', config=dict(skips=2)),
@@ -28,8 +31,14 @@ RUNS = { # {name in tables: how it differs from a system's `course`}
     'MulGAN, without class loss': _zoo('mulgan', weights=dict(cls_g=0.))}
 MARK = 60_000 # pictures that G has seen: the second of two equal budgets
 
+def runs_on(data):
+    "Names of the runs for drawn faces, or for photographs, where there are no true edits to learn from"
+    unfit = (lambda run: run.get('recipe')=='photographs') if data=='faces' else (lambda run: run.get('supervised'))
+    return [name for name, run in RUNS.items() if not unfit(run)]
 
-def learner(name, seed, size=64, bs=32, n_train=20_000):
+def runs_folder(out, data): return Path(out) if data=='faces' else Path(out)/'photographs'
+
+def learner(name, seed, data='faces', size=64, bs=32, n_train=20_000):
     "The learner of a run"
     from ebgan_nb.data import dataloaders
     from ebgan_nb.learner import ebgan_learner
@@ -41,20 +50,21 @@ def learner(name, seed, size=64, bs=32, n_train=20_000):
     if 'system' in run:
         r, config = zoo_recipe(run['system']), run.get('config')
         r = dataclasses.replace(r, weights=r.weights | run.get('weights', {}))
-        dls = zoo_dataloaders(run['system'], 'faces', size, bs, batches=run.get('batches'), seed=seed, val_every=rare, n_train=n_train)
+        dls = zoo_dataloaders(run['system'], data, size, bs, batches=run.get('batches'), seed=seed, val_every=rare, n_train=n_train)
         return zoo_learner(dls, run['system'], r, seed=seed, config=config)
     labels = SIX if run['model']=='att-ebgan' else None
     if run.get('supervised'):
         return ebgan_learner(supervised_dataloaders(size, bs, seed, labels or (), val_every=rare), 'supervised', run['model'], seed=seed)
-    dls = dataloaders('faces', size, bs, seed, attributes=labels, val_every=rare, n_train=n_train, balance=recipe('course').oversample)
-    return ebgan_learner(dls, 'course', run['model'], seed=seed)
+    r = recipe(run.get('recipe', 'course'))
+    dls = dataloaders(data, size, bs, seed, attributes=labels, val_every=rare, n_train=n_train, balance=r.oversample)
+    return ebgan_learner(dls, r, run['model'], seed=seed)
 
-def go_on(name, out, minutes, seed):
+def go_on(name, out, minutes, seed, data='faces'):
     "Train a run for so many processor minutes more"
     from fastai.callback.core import Callback, CancelFitException
     from ebgan_nb.games import LRDecay
     from ebgan_nb.training import load_checkpoint, save_checkpoint
-    folder, learn = Path(out)/name/str(seed), learner(name, seed)
+    folder, learn = runs_folder(out, data)/name/str(seed), learner(name, seed, data)
     folder.mkdir(parents=True, exist_ok=True)
     file, state = folder/'checkpoint.safetensors', folder/'state.json'
     spent = json.loads(state.read_text())['minutes'] if state.exists() else 0.
@@ -83,13 +93,13 @@ def go_on(name, out, minutes, seed):
     state.write_text(json.dumps(dict(minutes=spent + clock.minutes(), batch=info['batch'], terms=info['terms'])))
     return info
 
-def train(names, out, minutes, rounds, seed):
+def train(names, out, minutes, rounds, seed, data='faces'):
     "Round by round, each run in a process of its own, so that a slow hour of the machine meets all of them"
     for _ in range(rounds):
         for name in names:
-            state = Path(out)/name/str(seed)/'state.json'
+            state = runs_folder(out, data)/name/str(seed)/'state.json'
             if state.exists() and json.loads(state.read_text())['minutes'] >= minutes - .01: continue
-            words = ['--out', out, '--only', name, '--minutes', str(minutes/rounds), '--seed', str(seed)]
+            words = ['--out', out, '--only', name, '--minutes', str(minutes/rounds), '--seed', str(seed), '--data', data]
             subprocess.run([sys.executable, __file__, 'round', *words], check=True)
 
 def load(folder, what='weights'):
@@ -100,20 +110,44 @@ def load(folder, what='weights'):
     if 'system' in RUNS[Path(folder).parent.name]: return load_zoo(file).edit
     net = load_weights(file)[0]
     if net.config.attributes: return net.edit
-    return lambda A, B, M, y_A, y_B, selected, others: net.edit(A, B, M) # it knows no labels, and takes all
+    return without_labels(net)
 
-def measure(names, out, n, seed):
-    "All figures of all runs: what the claims ask for, and the achieved change of whole edits"
-    from ebgan_nb.claims import measure as figures_of, INVENTED
-    from ebgan_nb.metrics import bootstrap, ratio_of_sums
-    folders = [f for name in names for f in sorted((Path(out)/name).glob('*')) if (f/'weights.safetensors').exists()]
-    with open(Path(out)/'figures.csv', 'w', newline='') as f:
+def without_labels(net):
+    "EBGAN as an editor: it knows no labels, and takes all"
+    return lambda A, B, M, noise_floor=None, **asked: net.edit(A, B, M, noise_floor=noise_floor)
+
+def on_drawn_faces(n, seed):
+    "What the claims ask for: {row: editor}, and the figures of an editor"
+    from ebgan_nb.claims import INVENTED, measure as figures_of
+    return {k: INVENTED[k] for k in ('truth', 'mean style', 'deaf')}, lambda edit: figures_of(edit, n or 200, seed=seed)
+
+def on_photographs(data, n, seed):
+    "What can be measured without a truth: {row: editor}, and the figures of an editor"
+    from ebgan_nb.cache import load_cache
+    from ebgan_nb.claims import INVENTED
+    from ebgan_nb.classifier import classifier_for
+    from ebgan_nb.weights import find_weights, load_weights
+    from ebgan_nb.zoo_on_photographs import measure_on_photographs, readable_attributes
+    pictures = load_cache(data, 64)
+    classifier = classifier_for(pictures)
+    print(readable_attributes(classifier, pictures).replace({'readable': {True: 'yes', False: 'not readable'}}).to_string())
+    rows = {'real pictures': None, 'source unchanged': INVENTED['deaf'], 'cut-and-paste': INVENTED['leaky'],
+            'EBGAN, shipped': without_labels(load_weights(find_weights('celeba'))[0])}
+    return rows, lambda edit: measure_on_photographs(edit, pictures, classifier, n, seed)
+
+def measure(names, out, n, seed, data='faces'):
+    "All figures of all runs"
+    from ebgan_nb.zoo_on_photographs import with_interval
+    out = runs_folder(out, data)
+    folders = [f for name in names for f in sorted((out/name).glob('*')) if (f/'weights.safetensors').exists()]
+    rows, figures_of = on_drawn_faces(n, seed) if data=='faces' else on_photographs(data, n, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out/'figures.csv', 'w', newline='') as f:
         table = csv.writer(f)
         table.writerow(['system', 'seed', 'metric', 'value', 'low', 'high'])
-        invented = [(k, '', INVENTED[k]) for k in ('truth', 'mean style', 'deaf')]
-        for system, run, edit in invented + [(d.parent.name, d.name, load(d)) for d in folders]:
-            for metric, r in figures_of(edit, n, seed=seed).items():
-                table.writerow([system, run, metric, *(round(float(v), 4) for v in (ratio_of_sums(*r), *bootstrap(*r)))])
+        for system, run, edit in [(k, '', e) for k, e in rows.items()] + [(d.parent.name, d.name, load(d)) for d in folders]:
+            for metric, r in figures_of(edit).items():
+                table.writerow([system, run, metric, *(round(float(v), 4) for v in with_interval(r))])
             f.flush()
             print(system, run, flush=True)
 
@@ -125,16 +159,18 @@ def parser():
     p.add_argument('--rounds', type=int, default=6)
     p.add_argument('--only', help='names of runs, with semicolons')
     p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--n', type=int, default=200, help='pairs of faces that are measured')
+    p.add_argument('--n', type=int, help='pairs of faces that are measured: 200, or all test photographs')
+    p.add_argument('--data', default='faces', help="'faces' are drawn; or a folder with CelebA")
     return p
 
 def main(args=None):
     a = parser().parse_args(args)
-    names = a.only.split(';') if a.only else [*RUNS]
-    unknown = [x for x in names if x not in RUNS]
-    if unknown: sys.exit(f'zoo_runs.py: {unknown[0]!r}: one of {"; ".join(RUNS)} is expected')
-    if a.what=='train': train(names, a.out, a.minutes, a.rounds, a.seed)
-    elif a.what=='round': print(json.dumps(go_on(names[0], a.out, a.minutes, a.seed)))
-    else: measure(names, a.out, a.n, a.seed)
+    known = runs_on(a.data)
+    names = a.only.split(';') if a.only else known
+    unknown = [x for x in names if x not in known]
+    if unknown: sys.exit(f'zoo_runs.py: {unknown[0]!r}: one of {"; ".join(known)} is expected')
+    if a.what=='train': train(names, a.out, a.minutes, a.rounds, a.seed, a.data)
+    elif a.what=='round': print(json.dumps(go_on(names[0], a.out, a.minutes, a.seed, a.data)))
+    else: measure(names, a.out, a.n, a.seed, a.data)
 
 if __name__=='__main__': main()
