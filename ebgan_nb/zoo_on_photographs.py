@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['readable_attributes', 'measure_on_photographs', 'with_interval']
 
-# %% ../nbs/89_zoo_on_photographs.ipynb #3265e2a8
+# %% ../nbs/89_zoo_on_photographs.ipynb #e4279146
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,9 +23,7 @@ from .masks import active_labels, composite, region_mask
 from .metrics import Ratio, _masked_sum, bootstrap, boundary_gradient, psnr, ratio_of_sums, ssim
 from .zoo import SIX
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../nbs/89_zoo_on_photographs.ipynb #09d54088
 def readable_attributes(
@@ -70,14 +68,14 @@ def photo_edits(edit, t, selected, others='source', bs=50, **how):
     y = torch.cat([edit(A, B, M, y_A=y_A, y_B=y_B, counts=c, selected=s, others=others, **how) for A, B, M, y_A, y_B, c, s in parts])
     return composite(numbers(y, 'the editor'), t.A, t.M), y if 'paste' in how else None
 
-# %% ../nbs/89_zoo_on_photographs.ipynb #2a29372a
+# %% ../nbs/89_zoo_on_photographs.ipynb #c85294ab
 def reconstruction(edit, t):
     "PSNR and SSIM of A through its own code, for pairs with B = A"
     pasted, raw = photo_edits(edit, t, torch.zeros(1), noise_floor=0.)
     whole = torch.ones_like(t.M)
-    views = {'in M': (pasted, t.M), 'pasted': (pasted, whole)} | ({} if raw is None else {'raw': (raw, whole)})
-    metrics = dict(PSNR=psnr) | (dict(SSIM=ssim) if find_spec('torchmetrics') else {})
-    return {f'{name} {view}': f(y, t.A, where) for name, f in metrics.items() for view, (y, where) in views.items()}
+    views = {'': (pasted, t.M), ', pasted': (pasted, whole)} | ({} if raw is None else {', whole': (raw, whole)})
+    metrics = {'reconstruction': psnr} | ({'SSIM of reconstruction': ssim} if find_spec('torchmetrics') else {})
+    return {name + view: f(y, t.A, where) for name, f in metrics.items() for view, (y, where) in views.items()}
 
 # %% ../nbs/89_zoo_on_photographs.ipynb #1f65c657
 def accuracies(read, y_A, names, suffix=''):
@@ -99,11 +97,11 @@ def with_other_label(pictures, i, name, seed):
     sides, u = [test[labels[test] == v] for v in (1, 0)], torch.rand(len(i), generator=generator(seed, 'other label', name))
     return [sides[y][int(r*len(sides[y]))] for y, r in zip(labels[i].tolist(), u.tolist())]
 
-# %% ../nbs/89_zoo_on_photographs.ipynb #f7f425ff
+# %% ../nbs/89_zoo_on_photographs.ipynb #48babb9c
 def features(classifier, x, bs=50): return torch.cat([classifier.features(part) for part in x.split(bs)]) # (N,256)
 
 def inverted(edit, pictures, classifier, i, names, attributes, region=None, seed=0):
-    "{'' for pasted, ' raw' for whole edits: (m,N,m) of 0/1}, what is read when each of m labels is inverted in its turn"
+    "{'' for pasted, ', whole' for whole edits: (m,N,m) of 0/1}, what is read when each of m labels is inverted in its turn"
     columns, read = [classifier.attributes.index(x) for x in names], {}
     seen = lambda x: (classifier.head(features(classifier, x))[:, columns] > 0).float()
     for k, name in enumerate(names):
@@ -111,11 +109,11 @@ def inverted(edit, pictures, classifier, i, names, attributes, region=None, seed
         if edit is None: ys = {'': torch.where(torch.arange(len(names)) == k, seen(t.B), seen(t.A))}
         else:
             pasted, raw = photo_edits(edit, t, torch.tensor([float(x == name) for x in attributes]))
-            ys = {s: seen(y) for s, y in (('', pasted), (' raw', raw)) if y is not None}
+            ys = {s: seen(y) for s, y in (('', pasted), (', whole', raw)) if y is not None}
         for suffix, y in ys.items(): read.setdefault(suffix, []).append(y)
     return {suffix: torch.stack(ys) for suffix, ys in read.items()}
 
-# %% ../nbs/89_zoo_on_photographs.ipynb #e8ab547d
+# %% ../nbs/89_zoo_on_photographs.ipynb #b2d92253
 def naturalness(edit, t, classifier, real):
     "Figures of whole edits; real: (K,256), the features of test pictures"
     pasted, raw = photo_edits(edit, t, torch.ones(1), 'absent')
@@ -126,7 +124,7 @@ def naturalness(edit, t, classifier, real):
     if raw is not None:
         change = (raw - t.A).square()
         out['spill'] = Ratio(_masked_sum(change, 1 - t.M), change.sum((1, 2, 3)))
-        clouds['Frechet raw'] = features(classifier, raw)
+        clouds['Frechet, whole'] = features(classifier, raw)
     if find_spec('torchmetrics'): out |= {k: jackknife(partial(frechet, real), f) for k, f in clouds.items()}
     return out
 

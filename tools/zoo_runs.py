@@ -108,31 +108,32 @@ def load(folder, what='weights'):
     from ebgan_nb.zoo import load_zoo
     file = Path(folder)/f'{what}.safetensors'
     if 'system' in RUNS[Path(folder).parent.name]: return load_zoo(file).edit
-    net = load_weights(file)[0]
-    if net.config.attributes: return net.edit
-    return without_labels(net)
+    return in_mask(load_weights(file)[0])
 
-def without_labels(net):
-    "EBGAN as an editor: it knows no labels, and takes all"
-    return lambda A, B, M, noise_floor=None, **asked: net.edit(A, B, M, noise_floor=noise_floor)
+def in_mask(net):
+    "EBGAN or Att-EBGAN as an editor with labels: both paint in M alone, and the first knows no labels and takes all"
+    def edit(A, B, M, strength=1., noise_floor=None, **asked):
+        asked.pop('paste', None)
+        return net.edit(A, B, M, strength, noise_floor, **asked if net.config.attributes else {})
+    return edit
 
 def on_drawn_faces(n, seed):
     "What the claims ask for: {row: editor}, and the figures of an editor"
-    from ebgan_nb.claims import INVENTED, measure as figures_of
-    return {k: INVENTED[k] for k in ('truth', 'mean style', 'deaf')}, lambda edit: figures_of(edit, n or 200, seed=seed)
+    from ebgan_nb.zoo_metrics import INVENTED, measure_editor
+    return {k: INVENTED[k] for k in ('truth', 'mean style', 'deaf')}, lambda edit: measure_editor(edit, n or 200, seed=seed)
 
 def on_photographs(data, n, seed):
     "What can be measured without a truth: {row: editor}, and the figures of an editor"
     from ebgan_nb.cache import load_cache
-    from ebgan_nb.claims import INVENTED
     from ebgan_nb.classifier import classifier_for
     from ebgan_nb.weights import find_weights, load_weights
+    from ebgan_nb.zoo_metrics import INVENTED
     from ebgan_nb.zoo_on_photographs import measure_on_photographs, readable_attributes
     pictures = load_cache(data, 64)
     classifier = classifier_for(pictures)
     print(readable_attributes(classifier, pictures).replace({'readable': {True: 'yes', False: 'not readable'}}).to_string())
     rows = {'real pictures': None, 'source unchanged': INVENTED['deaf'], 'cut-and-paste': INVENTED['leaky'],
-            'EBGAN, shipped': without_labels(load_weights(find_weights('celeba'))[0])}
+            'EBGAN, shipped': in_mask(load_weights(find_weights('celeba'))[0])}
     return rows, lambda edit: measure_on_photographs(edit, pictures, classifier, n, seed)
 
 def measure(names, out, n, seed, data='faces'):
