@@ -205,7 +205,7 @@ def documented(obj, rows, returns=''):
 def signature(name, rows, returns=''):
     args = [n + (f':{kind}' if kind else '') + (f'={default}' if default else '') for n, kind, default in rows]
     line = f'{name}({", ".join(args)})'
-    if len(line)>88: line = f'{name}(\n' + ''.join(f'    {a},\n' for a in args) + ')'
+    if len(line + returns)>76: line = f'{name}(\n' + ''.join(f'    {a},\n' for a in args) + ')'
     return f"```python\n{line}{f' -> {returns}' if returns else ''}\n```\n"
 
 def patched(node):

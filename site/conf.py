@@ -15,6 +15,7 @@ author, release = cfg['author'], cfg['version']
 copyright = cfg['author']
 extensions = ['myst_nb']
 html_theme, html_static_path, html_css_files = 'furo', [str(here/'static')], ['site.css']
+html_favicon = str(here/'static'/'icon.svg')
 html_baseurl = f"https://{cfg['user']}.github.io/{cfg['lib_name']}/"
 html_show_sourcelink = html_copy_source = html_show_sphinx = False
 html_theme_options = dict(
