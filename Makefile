@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY := passive
 test test-browser test-slow studio: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab studio test test-browser test-slow chromium prepare clean
+.PHONY: help env lab studio site test test-browser test-slow chromium prepare clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ lab: $(READY) ## environment, package, then JupyterLab at the front door, nbs/in
 studio: $(READY) ## the studio as a web page of this machine alone, a kernel for each visitor (STUDIO_FLAGS="--no-browser --port=8866")
 	$(BIN)/python tools/studio_server.py tools/studio.ipynb --Voila.config_file_paths=tools $(STUDIO_FLAGS)
 
+site: $(READY) ## build the web site in site/_build/html: no network is needed, here or for its readers
+	$(BIN)/python site/build.py
+	@echo "Built: site/_build/html/index.html"
+
 test: $(READY) ## run every notebook as a test, then every check that needs no browser
 	$(BIN)/nbdev_test --timing
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not browser and not slow"
@@ -54,9 +58,9 @@ prepare: $(READY) ## after an edit: export the notebooks, clean them, render REA
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/readme.py
-	$(BIN)/ruff check --quiet ebgan_nb tests benchmarks tools
+	$(BIN)/ruff check --quiet ebgan_nb tests benchmarks tools site
 
 clean: ## remove what building and testing leave behind (keeps .venv and data)
-	rm -rf build dist *.egg-info .pytest_cache
+	rm -rf build dist *.egg-info .pytest_cache site/_build
 	find nbs ebgan_nb tests tools -name __pycache__ -prune -exec rm -rf {} +
 	find nbs -name .ipynb_checkpoints -prune -exec rm -rf {} +

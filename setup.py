@@ -12,7 +12,7 @@ lib, readme = cfg['lib_name'], here/'README.md'
 
 extras = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')}
 extras['studio'] += extras['eval']
-extras['dev'] += extras['studio'] + extras['scale']
+extras['dev'] += extras['studio'] + extras['scale'] + extras['site']
 
 setup(
     name=lib, version=cfg['version'], description=cfg['description'], author=cfg['author'], url=cfg['git_url'],

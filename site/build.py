@@ -1,6 +1,6 @@
 """Build the web site: notebooks, glossary and an API reference, as pages that need no server and no network
 
-`python site/build.py [TO]` writes what Sphinx reads into site/_build/source, and the pages into TO, site/_build/html."""
+`python site/build.py [TO]` writes the pages into TO, site/_build/html, and what Sphinx reads beside it."""
 import ast
 import importlib
 import inspect
@@ -59,7 +59,8 @@ class Site:
             before, to, anchor, after = (m[1], m[2], m[3], m[4]) if m[1] else (m[5], m[6], m[7], m[8])
             return before + self.target(posixpath.normpath(posixpath.join(posixpath.dirname(path), to)), self.pages[path], anchor or '') + after
         parts = FENCE.split(BADGE.sub('', source))
-        return ''.join(p if FENCE.match(p) else LINK.sub(link, p) for p in parts)
+        shell = lambda p: p.replace('```python', '```ipython3', 1) if re.search(r'^[ \t]*[!%]', p, re.M) else p
+        return ''.join(shell(p) if FENCE.match(p) else LINK.sub(link, p) for p in parts)
 
     # notebooks
 
@@ -103,6 +104,7 @@ class Site:
             cells.append(dict(c, source=code, outputs=outputs, metadata=dict(tags=tags, mystnb=dict(image=dict(alt=alt)))))
         if path=='nbs/index.ipynb': cells.append(dict(cell_type='markdown', id='contents', metadata={}, source=self.contents()))
         meta = dict(kernelspec=nb['metadata'].get('kernelspec', {}), language_info=dict(name='python', pygments_lexer='ipython3'))
+        if path.startswith('nbs/solutions/'): meta['orphan'] = True # found from its lesson: it would double the list beside every page
         self.write(self.pages[path], json.dumps(dict(nb, cells=cells, metadata=meta), ensure_ascii=False))
 
     def contents(self):
@@ -134,8 +136,9 @@ class Site:
     def all(self):
         for path in self.notebooks: self.notebook(path)
         for path in ('CONTRIBUTING.md', 'site/glossary.md'): self.write(self.pages[path], self.text((ROOT/path).read_text(encoding='utf-8'), path))
-        solved = [self.pages[n].removeprefix('solutions/')[:-6] for n in self.notebooks if n.startswith('nbs/solutions/')]
-        self.write('solutions/index.md', '# Solutions\n\nOf the exercises at the end of the notebooks. Try first.\n\n' + toctree(solved, hidden=False))
+        solved = [posixpath.basename(n) for n in self.notebooks if n.startswith('nbs/solutions/')]
+        self.write('solutions/index.md', '# Solutions\n\nOf the exercises at the end of the notebooks. Try first.\n\n'
+                   + '\n'.join(f"- [{n[:-6].replace('_', ' ')}]({n})" for n in solved))
         self.api()
         for old in self.to.rglob('*'):
             if old.is_file() and old not in self.written: old.unlink()
@@ -148,8 +151,8 @@ def exported(nb):
     found = [re.search(r'^#\|\s*default_exp ([\w.]+)', joined(c['source']), re.M) for c in nb['cells'] if c['cell_type']=='code']
     return next((m[1] for m in found if m), None)
 
-def toctree(entries, caption='', hidden=True):
-    options = [':hidden:']*hidden + [f':caption: {caption}']*bool(caption) + [':maxdepth: 1']
+def toctree(entries, caption=''):
+    options = [':hidden:'] + [f':caption: {caption}']*bool(caption) + [':maxdepth: 1']
     return '\n'.join(['```{toctree}', *options, *entries, '```'])
 
 def shown(output):
@@ -176,20 +179,25 @@ def md(text):
 
 def code(text): return f"`{' '.join(text.split())}`".replace('|', r'\|') if text else ''
 
+def unparse(node):
+    "As written; a type in quotes without them"
+    if not node: return ''
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
+
 def arguments(node):
     "[(name with stars, type, default)] as written"
-    a, unparse = node.args, lambda n: ast.unparse(n) if n else ''
+    a = node.args
     positional = a.posonlyargs + a.args
     rows = list(zip(positional, [None]*(len(positional) - len(a.defaults)) + a.defaults))
-    rows = [(x.arg, unparse(x.annotation), unparse(d)) for x, d in rows]
+    rows = [(x.arg, unparse(x.annotation), ast.unparse(d) if d else '') for x, d in rows]
     if a.vararg: rows.append(('*' + a.vararg.arg, unparse(a.vararg.annotation), ''))
-    rows += [(x.arg, unparse(x.annotation), unparse(d)) for x, d in zip(a.kwonlyargs, a.kw_defaults)]
+    rows += [(x.arg, unparse(x.annotation), ast.unparse(d) if d else '') for x, d in zip(a.kwonlyargs, a.kw_defaults)]
     if a.kwarg: rows.append(('**' + a.kwarg.arg, unparse(a.kwarg.annotation), ''))
     return [r for r in rows if r[0] not in ('self', 'cls')]
 
 def fields(node):
     "The same of a dataclass's fields"
-    return [(n.target.id, ast.unparse(n.annotation), ast.unparse(n.value) if n.value else '') for n in node.body if isinstance(n, ast.AnnAssign)]
+    return [(n.target.id, unparse(n.annotation), ast.unparse(n.value) if n.value else '') for n in node.body if isinstance(n, ast.AnnAssign)]
 
 def documented(obj, rows, returns=''):
     "The docments of a function or class as a table"
@@ -198,7 +206,7 @@ def documented(obj, rows, returns=''):
     except Exception: said = {} # of what has no source of its own
     said = {k: v for k, v in said.items() if isinstance(v, str)}
     rows = [(f'`{name}`', code(kind), code(default), md(said.get(name.lstrip('*')) or '')) for name, kind, default in rows]
-    if returns and returns!='None' or said.get('return'): rows.append(('**returns**', code(returns), '', md(said.get('return') or '')))
+    if said.get('return') or rows and returns not in ('', 'None'): rows.append(('**returns**', code(returns), '', md(said.get('return') or '')))
     if not rows: return ''
     return '| name | type | default | meaning |\n|---|---|---|---|\n' + '\n'.join(f"| {' | '.join(r)} |" for r in rows) + '\n'
 
@@ -226,7 +234,7 @@ def module_page(module, notebook):
         if isinstance(n, functions) and (cls := patched(n)): methods.setdefault(cls, []).append((n, place(n)))
 
     def function(node, obj, name, where, level):
-        rows, returns = arguments(node), ast.unparse(node.returns) if node.returns else ''
+        rows, returns = arguments(node), unparse(node.returns)
         is_property = isinstance(obj, property) or any(ast.unparse(d) in ('property', 'cached_property', 'patch(as_prop=True)') for d in node.decorator_list)
         obj = getattr(obj, 'fget', None) or getattr(obj, 'func', None) or obj
         head = f'```python\n{name}{f":{returns}" if returns else ""}\n```\n' if is_property else signature(name, rows, returns)
@@ -256,15 +264,20 @@ def module_page(module, notebook):
 
 
 def build(to=ROOT/'site'/'_build'/'html'):
-    "Prepare, then let Sphinx build; a warning is a failure. The exit status"
+    "Prepare, then let Sphinx build what has changed; a warning is a failure, and the next build begins anew. The exit status"
     from sphinx.cmd.build import main
-    to, source = Path(to).resolve(), ROOT/'site'/'_build'/'source'
+    to = Path(to).resolve()
+    source, trees = to.with_name(f'{to.name}-source'), to.with_name(f'{to.name}-trees')
     os.environ.setdefault('MPLBACKEND', 'agg')
     sys.path.insert(0, str(ROOT))
-    if to!=ROOT/'site'/'_build'/'html': source = to.with_name(to.name + '-source')
-    Site(source).all()
-    shutil.rmtree(to, ignore_errors=True)
-    return main(['-q', '-W', '--keep-going', '-b', 'html', '-c', str(ROOT/'site'), '-d', str(source.with_name(source.name + '-trees')), str(source), str(to)])
+    site = Site(source)
+    site.all()
+    pages = {p.relative_to(source).with_suffix('.html') for p in site.written} | {Path('search.html'), Path('genindex.html')}
+    for old in to.rglob('*.html'):
+        if old.relative_to(to) not in pages: old.unlink()
+    failed = main(['-q', '-W', '--keep-going', '-b', 'html', '-c', str(ROOT/'site'), '-d', str(trees), str(source), str(to)])
+    if failed: shutil.rmtree(trees, ignore_errors=True)
+    return failed
 
 
 if __name__=='__main__': sys.exit(build(*sys.argv[1:2]))
