@@ -18,9 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = re.compile(r'\.(png|jpe?g|gif|svg|webp)$', re.I)
 DROPPED = re.compile(r'^#\|\s*hide\b|\[ -e /content \]', re.M) # and the line that installs on Colab
 DIRECTIVE = re.compile(r'^[ \t]*#\|.*\n?', re.M)
-BADGE = re.compile(r'\[!\[[^\]]*\]\([^)]*\)\]\(([^)]*)\)[ \t]*') # a picture of another site's: asking for it would tell that site who reads here
+# a picture of another site's: asking for it would tell that site who reads here
+BADGE = re.compile(r'\[!\[[^\]]*\]\([^)]*\)\]\(([^)]*)\)[ \t]*')
 LINK = re.compile(r'(\]\()(?![a-z]+:|#|/)([^)\s#]+)(#[^)\s]*)?(\))|(<img[^>]*\ssrc=")(?![a-z]+:|/)([^"#]+)()(")')
 FENCE = re.compile(r'(^[ \t]*```.*?^[ \t]*```[ \t]*$)', re.M | re.S)
+TEXTS = {'CONTRIBUTING.md': 'contributing.md', 'site/glossary.md': 'glossary.md'} # and where they stand in the site
 ROW = re.compile(r'^\|\s*\[([^\]]+)\]\((\d\d_\w+)\.ipynb\)')
 
 
@@ -33,7 +35,7 @@ class Site:
         numbered = sorted(p for p in (ROOT/'nbs').glob('*.ipynb') if re.match(r'\d\d_', p.name))
         self.notebooks = {p.relative_to(ROOT).as_posix(): json.loads(p.read_text(encoding='utf-8'))
                           for p in [ROOT/'nbs'/'index.ipynb', *numbered, *sorted((ROOT/'nbs'/'solutions').glob('[0-9]*.ipynb'))]}
-        self.pages = {n: n.removeprefix('nbs/') for n in self.notebooks} | {'CONTRIBUTING.md': 'contributing.md', 'site/glossary.md': 'glossary.md'}
+        self.pages = {n: n.removeprefix('nbs/') for n in self.notebooks} | TEXTS
 
     def write(self, name, content):
         "Files that did not change keep their time: Sphinx reads only the others again"
@@ -57,7 +59,8 @@ class Site:
         "Markdown of the repository's file `path`, its links made the site's"
         def link(m):
             before, to, anchor, after = (m[1], m[2], m[3], m[4]) if m[1] else (m[5], m[6], m[7], m[8])
-            return before + self.target(posixpath.normpath(posixpath.join(posixpath.dirname(path), to)), self.pages[path], anchor or '') + after
+            to = posixpath.normpath(posixpath.join(posixpath.dirname(path), to))
+            return before + self.target(to, self.pages[path], anchor or '') + after
         parts = FENCE.split(BADGE.sub('', source))
         shell = lambda p: p.replace('```python', '```ipython3', 1) if re.search(r'^[ \t]*[!%]', p, re.M) else p
         return ''.join(shell(p) if FENCE.match(p) else LINK.sub(link, p) for p in parts)
@@ -72,7 +75,7 @@ class Site:
         if module: links += [(f'api/{module}.html', 'API')]
         if page.startswith('solutions/') and 'nbs/' + posixpath.basename(page) in self.pages:
             links += [('../' + posixpath.basename(page).replace('.ipynb', '.html'), 'Lesson')]
-        elif (twin := f'nbs/solutions/{page}') in self.pages: links += [(f'solutions/{page}'.replace('.ipynb', '.html'), 'Solutions')]
+        elif f'nbs/solutions/{page}' in self.pages: links += [(f'solutions/{page}'.replace('.ipynb', '.html'), 'Solutions')]
         row = '<p class="links">' + ' '.join(f'<a href="{escape(to)}">{name}</a>' for to, name in links) + '</p>'
         return re.sub(r'\A(\s*# .+\n+(?:>.*\n?)*)', lambda m: f'{m[1].rstrip()}\n\n{row}\n\n', first + '\n', count=1)
 
@@ -115,9 +118,10 @@ class Site:
                 if m := re.match(r'#+ (.+)|\*\*([^*]+)\*\*', line): caption = m[1] or m[2]
                 elif m := ROW.match(line): groups.setdefault(caption, {}).setdefault(m[2], m[1])
         listed = {n for group in groups.values() for n in group}
-        groups['More'] = {p: p.replace('_', ' ') for p in (posixpath.basename(n)[:-6] for n in self.pages if re.match(r'nbs/\d\d_', n)) if p not in listed}
+        there = [posixpath.basename(n)[:-6] for n in self.pages if re.match(r'nbs/\d\d_', n)]
+        groups['More'] = {p: p.replace('_', ' ') for p in there if p not in listed}
         groups['Reference'] = {'glossary': 'Glossary', 'api/index': 'API', 'solutions/index': 'Solutions', 'contributing': 'Contributing'}
-        return '\n\n'.join(toctree([f'{title} <{page}>' for page, title in group.items()], caption) for caption, group in groups.items() if group)
+        return '\n\n'.join(toctree([f'{title} <{page}>' for page, title in g.items()], caption) for caption, g in groups.items() if g)
 
     # the API reference
 
@@ -127,15 +131,17 @@ class Site:
         for path, nb in self.notebooks.items():
             if not (module := exported(nb)) or path.startswith('nbs/solutions/'): continue
             first, body = module_page(module, posixpath.basename(path))
-            self.write(f'api/{module}.md', f'# {module}\n\n> {md(first)}\n\nFrom the notebook [{self.pages[path][:-6].replace("_", " ")}](../{self.pages[path]}).\n\n{body}')
+            origin = f'From the notebook [{self.pages[path][:-6].replace("_", " ")}](../{self.pages[path]}).'
+            self.write(f'api/{module}.md', f'# {module}\n\n> {md(first)}\n\n{origin}\n\n{body}')
             rows.append(f'| [`{module}`]({module}.md) | {md(first)} | [{self.pages[path][:2]}](../{self.pages[path]}) |')
             names.append(module)
-        self.write('api/index.md', '# API\n\nWhat each module offers, in the order of their imports. Every name links to the cell that defines it.\n\n'
+        self.write('api/index.md', '# API\n\n'
+                   'What each module offers, in the order of their imports. Every name links to the cell that defines it.\n\n'
                    '| module | what it is | notebook |\n|---|---|---|\n' + '\n'.join(rows) + '\n\n' + toctree(names))
 
     def all(self):
         for path in self.notebooks: self.notebook(path)
-        for path in ('CONTRIBUTING.md', 'site/glossary.md'): self.write(self.pages[path], self.text((ROOT/path).read_text(encoding='utf-8'), path))
+        for path, page in TEXTS.items(): self.write(page, self.text((ROOT/path).read_text(encoding='utf-8'), path))
         solved = [posixpath.basename(n) for n in self.notebooks if n.startswith('nbs/solutions/')]
         self.write('solutions/index.md', '# Solutions\n\nOf the exercises at the end of the notebooks. Try first.\n\n'
                    + '\n'.join(f"- [{n[:-6].replace('_', ' ')}]({n})" for n in solved))
@@ -197,7 +203,8 @@ def arguments(node):
 
 def fields(node):
     "The same of a dataclass's fields"
-    return [(n.target.id, unparse(n.annotation), ast.unparse(n.value) if n.value else '') for n in node.body if isinstance(n, ast.AnnAssign)]
+    found = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+    return [(n.target.id, unparse(n.annotation), ast.unparse(n.value) if n.value else '') for n in found]
 
 def documented(obj, rows, returns=''):
     "The docments of a function or class as a table"
@@ -206,7 +213,8 @@ def documented(obj, rows, returns=''):
     except Exception: said = {} # of what has no source of its own
     said = {k: v for k, v in said.items() if isinstance(v, str)}
     rows = [(f'`{name}`', code(kind), code(default), md(said.get(name.lstrip('*')) or '')) for name, kind, default in rows]
-    if said.get('return') or rows and returns not in ('', 'None'): rows.append(('**returns**', code(returns), '', md(said.get('return') or '')))
+    if said.get('return') or rows and returns not in ('', 'None'):
+        rows.append(('**returns**', code(returns), '', md(said.get('return') or '')))
     if not rows: return ''
     return '| name | type | default | meaning |\n|---|---|---|---|\n' + '\n'.join(f"| {' | '.join(r)} |" for r in rows) + '\n'
 
@@ -235,13 +243,18 @@ def module_page(module, notebook):
 
     def function(node, obj, name, where, level):
         rows, returns = arguments(node), unparse(node.returns)
-        is_property = isinstance(obj, property) or any(ast.unparse(d) in ('property', 'cached_property', 'patch(as_prop=True)') for d in node.decorator_list)
+        decorators = {ast.unparse(d) for d in node.decorator_list}
+        is_property = isinstance(obj, property) or bool({'property', 'cached_property', 'patch(as_prop=True)'} & decorators)
         obj = getattr(obj, 'fget', None) or getattr(obj, 'func', None) or obj
         head = f'```python\n{name}{f":{returns}" if returns else ""}\n```\n' if is_property else signature(name, rows, returns)
         told = md((ast.get_docstring(node) or '').split('\n\n')[0])
-        out.append(f"{'#'*level} {name}\n\n{head}\n{told}{' ' if told else ''}({where})\n\n{'' if is_property else documented(obj, rows, returns)}\n")
+        table = '' if is_property else documented(obj, rows, returns)
+        out.append(f"{'#'*level} {name}\n\n{head}\n{told}{' ' if told else ''}({where})\n\n{table}\n")
 
-    assigned = lambda n: [t.id for t in (n.targets if isinstance(n, ast.Assign) else [n.target]) for t in ast.walk(t) if isinstance(t, ast.Name)]
+    def assigned(n):
+        targets = n.targets if isinstance(n, ast.Assign) else [n.target]
+        return [x.id for t in targets for x in ast.walk(t) if isinstance(x, ast.Name)]
+
     public = set(lib.__all__)
     for node in tree.body:
         if isinstance(node, functions) and node.name in public and not patched(node):
@@ -254,7 +267,8 @@ def module_page(module, notebook):
             out.append(f"## {node.name}\n\n{signature('class ' + node.name, rows)}\n{told}{' ' if told else ''}({place(node)})\n\n"
                        + (f"Builds on {', '.join(map(code, bases))}.\n\n" if bases else '') + documented(cls, rows) + '\n')
             for n, where in [(n, place(node)) for n in inner] + methods.get(node.name, []):
-                if not n.name.startswith('_') and ast.get_docstring(n): function(n, inspect.getattr_static(cls, n.name, None), f'{node.name}.{n.name}', where, 3)
+                if n.name.startswith('_') or not ast.get_docstring(n): continue
+                function(n, inspect.getattr_static(cls, n.name, None), f'{node.name}.{n.name}', where, 3)
         elif isinstance(node, (ast.Assign, ast.AnnAssign)) and (names := [n for n in assigned(node) if n in public]):
             shown = lines[node.lineno - 1:node.end_lineno]
             source = '\n'.join(shown if len(shown)<=24 else [*shown[:22], '    ...'])
