@@ -2,7 +2,7 @@
 
 `python site/build.py [TO]` writes the pages into TO, site/_build/html, and what Sphinx reads beside it."""
 import ast
-import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -128,9 +128,9 @@ class Site:
     def api(self):
         "A page for each module, in the order of their imports"
         rows, names = [], []
-        for path, nb in self.notebooks.items():
-            if not (module := exported(nb)) or path.startswith('nbs/solutions/'): continue
-            first, body = module_page(module, posixpath.basename(path))
+        origins = {m: path for path, nb in self.notebooks.items() if (m := exported(nb)) and not path.startswith('nbs/solutions/')}
+        for module, path in origins.items():
+            first, body = module_page(module, {m: posixpath.basename(p) for m, p in origins.items()})
             origin = f'From the notebook [{self.pages[path][:-6].replace("_", " ")}](../{self.pages[path]}).'
             self.write(f'api/{module}.md', f'# {module}\n\n> {md(first)}\n\n{origin}\n\n{body}')
             rows.append(f'| [`{module}`]({module}.md) | {md(first)} | [{self.pages[path][:2]}](../{self.pages[path]}) |')
@@ -229,9 +229,15 @@ def patched(node):
     if any('patch' in ast.unparse(d) for d in node.decorator_list) and node.args.args and node.args.args[0].annotation:
         return ast.unparse(node.args.args[0].annotation)
 
-def module_page(module, notebook):
-    "(what the module is, its public names as Markdown)"
+def module_page(module, notebooks):
+    "(what the module is, its public names as Markdown); `notebooks` names the file of each module"
     lib = importlib.import_module(f'ebgan_nb.{module}')
+    out = members(module, set(lib.__all__), notebooks) or ['It offers no names of its own.\n']
+    return (lib.__doc__ or module).strip().split('\n')[0], '\n'.join(out)
+
+def members(module, public, notebooks):
+    "The given names of a module as Markdown, each with a link to its cell"
+    lib, notebook = importlib.import_module(f'ebgan_nb.{module}'), notebooks[module]
     text = Path(lib.__file__).read_text(encoding='utf-8')
     lines, tree = text.splitlines(), ast.parse(text)
     marks = [(i, m[1]) for i, line in enumerate(lines, 1) if (m := re.match(r'# %% \S+ #(\w+)$', line))]
@@ -255,7 +261,6 @@ def module_page(module, notebook):
         targets = n.targets if isinstance(n, ast.Assign) else [n.target]
         return [x.id for t in targets for x in ast.walk(t) if isinstance(x, ast.Name)]
 
-    public = set(lib.__all__)
     for node in tree.body:
         if isinstance(node, functions) and node.name in public and not patched(node):
             function(node, getattr(lib, node.name), node.name, place(node), 2)
@@ -273,8 +278,13 @@ def module_page(module, notebook):
             shown = lines[node.lineno - 1:node.end_lineno]
             source = '\n'.join(shown if len(shown)<=24 else [*shown[:22], '    ...'])
             out.append(f"## {', '.join(names)}\n\n```python\n{source}\n```\n\n({place(node)})\n")
-    if not out: out = ['It offers no names of its own.\n']
-    return (lib.__doc__ or module).strip().split('\n')[0], '\n'.join(out)
+    for node in tree.body: # what it hands on: shown here, unless its own page has it
+        if not isinstance(node, ast.ImportFrom) or not node.level or not (names := {x.name for x in node.names} & public): continue
+        origin = importlib.util.resolve_name('.'*node.level + node.module, lib.__package__).removeprefix('ebgan_nb.')
+        has = names & set(importlib.import_module(f'ebgan_nb.{origin}').__all__)
+        out += [f'## {x}\n\nFrom [{origin}]({origin}.md#{x}).\n' for x in sorted(has)]
+        if names - has: out += members(origin, names - has, notebooks)
+    return out
 
 
 def build(to=ROOT/'site'/'_build'/'html'):
