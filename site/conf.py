@@ -19,8 +19,7 @@ html_favicon = str(here/'static'/'icon.svg')
 html_baseurl = f"https://{cfg['user']}.github.io/{cfg['lib_name']}/"
 html_show_sourcelink = html_copy_source = html_show_sphinx = False
 html_theme_options = dict(
-    light_css_variables={'color-brand-primary': '#b0401f', 'color-brand-content': '#a63a1a', 'color-brand-visited': '#7d3f5f',
-                         'color-code-background': '#f6f7f9'},
+    light_css_variables={'color-brand-primary': '#b0401f', 'color-brand-content': '#a63a1a', 'color-brand-visited': '#7d3f5f'},
     dark_css_variables={'color-brand-primary': '#ff9a75', 'color-brand-content': '#ff9a75', 'color-brand-visited': '#e0a0c0'})
 pygments_style, pygments_dark_style = 'a11y-high-contrast-light', 'a11y-high-contrast-dark'
 
