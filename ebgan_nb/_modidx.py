@@ -1160,6 +1160,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ebgan_nb.zoo_metrics.off_diagonal': ('zoo_metrics.html#off_diagonal', 'ebgan_nb/zoo_metrics.py'),
                                       'ebgan_nb.zoo_metrics.reconstructions': ( 'zoo_metrics.html#reconstructions',
                                                                                 'ebgan_nb/zoo_metrics.py'),
+                                      'ebgan_nb.zoo_metrics.region_T0': ('zoo_metrics.html#region_t0', 'ebgan_nb/zoo_metrics.py'),
                                       'ebgan_nb.zoo_metrics.region_task': ('zoo_metrics.html#region_task', 'ebgan_nb/zoo_metrics.py'),
                                       'ebgan_nb.zoo_metrics.response': ('zoo_metrics.html#response', 'ebgan_nb/zoo_metrics.py'),
                                       'ebgan_nb.zoo_metrics.series_task': ('zoo_metrics.html#series_task', 'ebgan_nb/zoo_metrics.py'),

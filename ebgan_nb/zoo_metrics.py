@@ -141,7 +141,7 @@ ATTRIBUTE_FREE = dict( # {group: factors that no label names, and that can be se
     brow_raise=('brow_raise',), brow_dark=('brow_dark',), nose_length=('nose_length',), chin=('chin', 'chin_width'))
 
 # %% ../nbs/86_zoo_metrics.ipynb #b5bf6bd2
-@lru_cache(maxsize=2) # so that editors that are compared one after the other see pictures that are drawn once
+@lru_cache(maxsize=16) # so that editors that are compared one after the other see pictures that are drawn once
 def series_task(group, n, K, seed, attributes):
     "n sources, and for each in a row K exemplars that differ in one group of factors"
     factors, styled = (STYLE | ATTRIBUTE_FREE)[group], group in STYLE
@@ -178,7 +178,7 @@ def response(
 # %% ../nbs/86_zoo_metrics.ipynb #3d4f0091
 _CASES = dict(add=(0., 1.), restyle=(1., 1.), remove=(1., 0.)) # {case: labels of A and B}
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def case_task(attribute, case, n, seed, attributes):
     "Pairs with given labels of one attribute, which alone is selected"
     a, b = (with_labels(p, torch.tensor([y]), (attribute,)) for p, y in zip(pairs(n, seed), _CASES[case]))
@@ -201,11 +201,16 @@ def achieved(
             'residue': Ratio(_masked_sum((y - t.T)*old, t.M), _masked_sum(old.square(), t.M))}
 
 # %% ../nbs/86_zoo_metrics.ipynb #fedba20a
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def region_task(region, n, seed, attributes):
     "Pairs as `evaluate` takes them: all labels of a region are selected"
     (a, b), here = pairs(n, seed), region_attributes(region)
     return _task(a, b, torch.tensor([float(x in here) for x in attributes]), region, attributes, transfer(a, b, region))
+
+@lru_cache(maxsize=16)
+def region_T0(region, n, seed, attributes): # (N,3,64,64)
+    t = region_task(region, n, seed, attributes)
+    return render_normalized(attribute_truth(t.a, t.b, t.selected, attributes))
 
 # %% ../nbs/86_zoo_metrics.ipynb #53472069
 def fidelity(
@@ -218,8 +223,9 @@ def fidelity(
     **how:Any # further arguments of `edit`, such as `noise_floor`
 )->dict[str, Ratio]: # {metric: (n,)}: those of `fidelity_metrics`, and the achieved change towards T0
     "Edits of a whole region against T, which has all of the exemplar's there, and T0, which has what the labels say"
-    t = region_task(region, check_int(n, 'n', 1), seed, _known(attributes))
-    y, T0 = answers(edit, t, read=read, **how), render_normalized(attribute_truth(t.a, t.b, t.selected, t.attributes))
+    of = region, check_int(n, 'n', 1), seed, _known(attributes)
+    t, T0 = region_task(*of), region_T0(*of)
+    y = answers(edit, t, read=read, **how)
     return fidelity_metrics(y, t.A, t.T, t.M) | {'achieved change, T0': achieved_change(y, t.A, T0, t.M)}
 
 # %% ../nbs/86_zoo_metrics.ipynb #6cf7da71
@@ -236,7 +242,7 @@ def _read(x): # (N,6) probabilities
     return torch.cat([classifier(part)[:, columns] for part in x.split(64)]).sigmoid()
 
 # %% ../nbs/86_zoo_metrics.ipynb #fa74760f
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def joint_task(k, n, seed, attributes):
     "Pairs that differ in all six, k of which are selected"
     a, b = (with_labels(p, torch.full((6,), y), SIX) for p, y in zip(pairs(n, seed), (0., 1.)))
@@ -265,7 +271,7 @@ _LABELS = dict( # labels of A and B, from two random vectors y, z, where e is 1 
     entangled=lambda y, z, e: (y, y*e + (1 - y)*(1 - e)),
     inverted=lambda y, z, e: (y, (1 - y)*e + z*(1 - e)))
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def single_task(which, n, seed, attributes):
     "The same n pairs of people six times, with each of the six selected alone: 6n pairs"
     (a, b), (y, z) = pairs(n, seed), (torch.rand(2, n, 6, generator=generator(seed, 'labels')) < .5).float()

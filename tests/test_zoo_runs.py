@@ -36,8 +36,20 @@ def test_a_run_on_photographs_goes_on_and_is_measured(zoo_runs, photographs, tmp
     assert (out/'photographs/STGAN/0/weights.safetensors').exists() and not (out/'STGAN').exists()
     zoo_runs.main(['measure', '--out', str(out), '--data', photographs, '--only', 'STGAN', '--n', '6'])
     with open(out/'photographs/figures.csv', newline='') as f: table = list(csv.DictReader(f))
-    assert [*table[0]]==['system', 'seed', 'metric', 'value', 'low', 'high']
+    assert tuple(table[0])==zoo_runs.COLUMNS
     assert [*dict.fromkeys(r['system'] for r in table)]==['real pictures', 'source unchanged', 'cut-and-paste', 'EBGAN, shipped', 'STGAN']
     figures = {(r['system'], r['metric']): float(r['value']) for r in table}
+    assert figures['STGAN', 'batches']==2 and 1.8 < figures['STGAN', 'weights'] < 1.9
     assert figures['source unchanged', 'seam']==1 and figures['cut-and-paste', 'seam'] > 1
     assert ('STGAN', 'reconstruction, whole') in figures and ('EBGAN, shipped', 'reconstruction, whole') not in figures
+
+def test_only_what_is_missing_is_measured(zoo_runs, photographs, tmp_path, capsys):
+    out = tmp_path/'runs'
+    measure = lambda: (zoo_runs.main(['measure', '--out', str(out), '--data', photographs, '--only', 'STGAN', '--n', '4']), capsys.readouterr().out)[1]
+    zoo_runs.go_on('STGAN', out, 1e-4, 0, photographs)
+    first, text = measure(), (out/'photographs/figures.csv').read_text()
+    assert 'minutes STGAN 0' in first and 'cut-and-paste' in first
+    assert 'STGAN 0' not in measure() and (out/'photographs/figures.csv').read_text()==text
+    zoo_runs.go_on('STGAN', out, 1e-4, 0, photographs)
+    again = measure()
+    assert 'minutes STGAN 0' in again and 'cut-and-paste' not in again # it has learnt on: it alone is measured anew

@@ -8,7 +8,9 @@
 import argparse
 import csv
 import dataclasses
+import io
 import json
+import math
 import subprocess
 import sys
 import time
@@ -29,7 +31,7 @@ RUNS = { # {name in tables: how it differs from a system's `course`}
     'ELEGANT, summed': _zoo('elegant', config=dict(pairing='sum')),
     'ELEGANT, shuffled': _zoo('elegant', config=dict(pairing='shuffle'), weights=dict(cls_g=10., cls_d=1.), batches='mixed'),
     'MulGAN, without class loss': _zoo('mulgan', weights=dict(cls_g=0.))}
-MARK = 60_000 # pictures that G has seen: the second of two equal budgets
+MARK = 16_000 # pictures that G has seen: the second of two equal budgets
 
 def runs_on(data):
     "Names of the runs for drawn faces, or for photographs, where there are no true edits to learn from"
@@ -119,8 +121,10 @@ def in_mask(net):
 
 def on_drawn_faces(n, seed):
     "What the claims ask for: {row: editor}, and the figures of an editor"
-    from ebgan_nb.zoo_metrics import INVENTED, measure_editor
-    return {k: INVENTED[k] for k in ('truth', 'mean style', 'deaf')}, lambda edit: measure_editor(edit, n or 200, seed=seed)
+    from functools import partial
+    from ebgan_nb.zoo_metrics import INVENTED, mean_style, measure_editor, Painter
+    rows = {'truth': INVENTED['truth'], 'mean style': Painter(partial(mean_style, K=24)), 'deaf': INVENTED['deaf']}
+    return rows, lambda edit: measure_editor(edit, n or 200, seed=seed)
 
 def on_photographs(data, n, seed):
     "What can be measured without a truth: {row: editor}, and the figures of an editor"
@@ -136,21 +140,40 @@ def on_photographs(data, n, seed):
             'EBGAN, shipped': in_mask(load_weights(find_weights('celeba'))[0])}
     return rows, lambda edit: measure_on_photographs(edit, pictures, classifier, n, seed)
 
+def facts_of(folder, what):
+    "What a run has cost: weights of its generator in millions, processor minutes, batches"
+    from ebgan_nb.files import parse_json
+    from ebgan_nb.weights import open_tensors
+    with open_tensors(folder/f'{what}.safetensors', 'train it again') as f:
+        info = parse_json((f.metadata() or {}).get('info'), 'info')
+        shapes = [f.get_slice(k).get_shape() for k in f.keys() if not k.startswith(('D.', 'C.'))]
+    return dict(weights=round(sum(map(math.prod, shapes))/1e6, 3), minutes=info['minutes'], batches=info['batch'])
+
+COLUMNS = ('budget', 'system', 'seed', 'metric', 'value', 'low', 'high')
+
 def measure(names, out, n, seed, data='faces'):
-    "All figures of all runs"
+    "All figures of all runs at both budgets; what the table has of the same batch is kept"
+    from ebgan_nb.files import write_bytes
     from ebgan_nb.zoo_on_photographs import with_interval
     out = runs_folder(out, data)
-    folders = [f for name in names for f in sorted((out/name).glob('*')) if (f/'weights.safetensors').exists()]
-    rows, figures_of = on_drawn_faces(n, seed) if data=='faces' else on_photographs(data, n, seed)
     out.mkdir(parents=True, exist_ok=True)
-    with open(out/'figures.csv', 'w', newline='') as f:
-        table = csv.writer(f)
-        table.writerow(['system', 'seed', 'metric', 'value', 'low', 'high'])
-        for system, run, edit in [(k, '', e) for k, e in rows.items()] + [(d.parent.name, d.name, load(d)) for d in folders]:
-            for metric, r in figures_of(edit).items():
-                table.writerow([system, run, metric, *(round(float(v), 4) for v in with_interval(r))])
-            f.flush()
-            print(system, run, flush=True)
+    file, rows = out/'figures.csv', {}
+    if file.exists():
+        for r in csv.DictReader(file.open(newline='')): rows.setdefault((r['budget'], r['system'], r['seed']), []).append([r[c] for c in COLUMNS[3:]])
+    folders = [(budget, f, what) for budget, what in (('minutes', 'weights'), ('pictures', 'mark')) for name in names
+               for f in sorted((out/name).glob('*')) if (f/f'{what}.safetensors').exists()]
+    invented, figures_of = on_drawn_faces(n, seed) if data=='faces' else on_photographs(data, n, seed)
+    todo = [(('', name, ''), {}, lambda e=e: e) for name, e in invented.items()]
+    todo += [((budget, f.parent.name, f.name), facts_of(f, what), lambda f=f, what=what: load(f, what)) for budget, f, what in folders]
+    for key, facts, editor in todo:
+        known = {metric: value for metric, value, *_ in rows.get(key, [])}
+        if known and known.get('batches')==(str(facts['batches']) if facts else None): continue
+        figures = {metric: with_interval(r) for metric, r in figures_of(editor()).items()}
+        rows[key] = [[k, v, '', ''] for k, v in facts.items()] + [[k, *(round(float(v), 4) for v in f)] for k, f in figures.items()]
+        text = io.StringIO(newline='')
+        csv.writer(text, lineterminator='\n').writerows([COLUMNS, *([*key, *r] for key in rows for r in rows[key])])
+        write_bytes(file, text.getvalue().encode())
+        print(*key, flush=True)
 
 def parser():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
