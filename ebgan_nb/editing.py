@@ -16,6 +16,7 @@ import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -355,7 +356,8 @@ def edit(self:Editor,
 @patch(as_prop=True)
 def credit(self:Editor)->str:
     "What `provenance` says of the weights: their name, and the system's where that is another"
-    return f'{self.weights or "of the user"} ({self.system})' if self.system not in ('', self.weights) else self.weights
+    said = self.system in ('', Path(self.weights).name)
+    return self.weights if said else f'{self.weights or "of the user"} ({self.system})'
 
 @patch
 def read(self:Editor,
