@@ -103,7 +103,7 @@ class ELEGANT(System, name='elegant'):
     PRESETS = dict(course=dict(width=42),
                    paper=dict(width=64, depth=5, norm='pixel', d_width=64, d_multiplier=8, d_norm='instance'))
     batches, told = 'opposite', True
-    limits = 'takes an attribute away by an exemplar that lacks it, or else by the mean of faces that lack it'
+    limits = 'cannot take an attribute away by itself: it needs an exemplar that lacks it, or the mean of faces that do'
 
     def __init__(self, c:ZooConfig):
         super().__init__(c)

@@ -141,8 +141,8 @@ def true_edit(self:Studio)->Image.Image:
 @patch
 def reading(self:Studio,
     attribute:str, # name
-)->float: # C's probability that it is there
-    "What C reads in the exemplar"
+)->float: # probability that it is there
+    "What is read in the exemplar"
     name, by = exemplar_of(self.settings, attribute), self.reader
     face, read = self.faces[name], self._readings.setdefault(name, {})
     if by not in read: read[by] = by.read(face.image, landmarks_for(face, by))
@@ -216,7 +216,7 @@ def _make_rows(self:Studio, attributes): # a row for each that has none yet
     for a in attributes:
         if a in self.rows: continue
         self.attribute_boxes[a] = W.Checkbox(True, description=a.replace('_', ' '), indent=False, tooltip='Take it from the exemplar?')
-        self.label_toggles[a] = W.ToggleButton(tooltip='What C reads in the exemplar: press to correct it')
+        self.label_toggles[a] = W.ToggleButton(tooltip='What is read in the exemplar: press to correct it')
         self.rows[a] = W.HBox([self.attribute_boxes[a], self.label_toggles[a]])
         for w in self.rows[a].children: w.observe(lambda c: self._changed(c), 'value')
 
@@ -275,7 +275,7 @@ def _make_views(self:Studio): # what is shown
     self.attributes, self.no_rows, self.upload_box = box('eb-attributes'), W.HTML(), self._uploader()
     self.pin_box = titled('Where the face is: drag the points onto both eyes and the middle of the mouth', self.pins)
     rest = box('eb-row', W.HTML('those not taken'), self.others)
-    taken = titled('Attributes to take, and what C reads of them in the exemplar', self.attributes, rest)
+    taken = titled('Attributes to take, and what is read of them in the exemplar', self.attributes, rest)
     self.labels = [taken] if self.default_editor.attributes or self.editors else []
 
 # %% ../nbs/73_studio.ipynb #dbc088ab
@@ -335,7 +335,7 @@ def say(self:Studio,
 )->None:
     "Say something on the page; nothing is computed for it, so nothing can go wrong"
     self.status = text
-    weights = f'<div class=eb-weights>Weights used: {self._used}</div>'*(self._used!=self.weights_name)
+    weights = f'<div class=eb-weights>Weights used: {html.escape(Path(self._used).name)}</div>'*(self._used!=self.weights_name)
     self.message.value = f'<div class="eb-said {kind and "eb-" + kind}" role=status>{html.escape(text)}</div>{weights}'
 
 @patch
@@ -368,7 +368,7 @@ def _no_rows(settings): # why there are no attributes to choose from
 def _sentences(texts): return ' '.join(t if t.endswith('.') else f'{t}.' for t in texts if t)
 
 @patch
-def _show_attributes(self:Studio): # the rows of attributes that the edit can change: taken or not, and what C reads
+def _show_attributes(self:Studio): # the rows of attributes that the edit can change: taken or not, and what is read
     s, labels = self.settings, dict(self.settings.labels)
     self._make_rows(self.editor.attributes)
     for a, c in self.attribute_boxes.items(): c.value = a not in s.excluded
