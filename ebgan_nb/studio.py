@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from fastcore.basics import patch
 
-from .core import WrongInput
+from .core import check_choice, WrongInput
 from .files import asset, atomic_write
 from .geometry import three_points
 from .attributes import REGIONS
@@ -84,9 +84,9 @@ def editor_of(self:Studio,
     settings:EditSettings, # of the edit
 )->Editor:
     "The editor for these settings: the one they name, or one that fits their source if the studio may choose"
-    if settings.weights:
-        if not self.editors[settings.weights]: self.editors[settings.weights] = Editor.load(settings.weights)
-        return self.editors[settings.weights]
+    if name := settings.weights:
+        if not self.editors[check_choice(name, self.editors, 'weights')]: self.editors[name] = Editor.load(name)
+        return self.editors[name]
     if not self.chooser: return self.default_editor
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # the page says it, see `remark`
@@ -225,7 +225,9 @@ def _make_rows(self:Studio, attributes): # a row for each that has none yet
 @report_errors
 def _changed(self:Studio, change): # a control was moved
     if self.busy: return
-    if change['owner'] is self.edit_with: return self.apply(replace(self.settings, weights=self.edit_with.value))
+    if change['owner'] is self.edit_with:
+        self.say(f'Loading {self.edit_with.label} ...') # the first time takes a moment
+        return self.apply(replace(self.settings, weights=self.edit_with.value))
     kind = {id(self.strength): 'strength', id(self.soft): 'soft'}.get(id(change['owner']))
     self.apply(self.read_controls(), kind)
 
@@ -290,7 +292,7 @@ def _place(self:Studio): # everything at its place
     sources = box('eb-row', self.sources, self.new_button, self.upload_box, *folder)
     history = box('eb-row', self.undo_button, self.redo_button, *(t.button for t in self.filmstrip), self.save_button, self.links)
     fill_in = titled('Fill in', box('eb-row', box('eb-row', *self.regions.values(), self.per_region, self.region_picker)))
-    choice = [titled('Edit with', box('eb-row', self.edit_with, self.limits))] if self.editors else []
+    choice = [titled('Edit with', box('eb-row', self.edit_with, self.limits))] if self.editors or self.default_editor.system else []
     self.page = W.VBox([W.HTML(f'<style>{style}</style>'), self.styles, W.HTML(_WELCOME),
         box('eb-columns', titled('Source: the face to be edited', sources), titled('Exemplar: the face to be followed', self.exemplars)),
         self.pin_box, box('eb-columns', fill_in, *choice),

@@ -30,7 +30,7 @@ from ebgan_nb.recipes import config
 from ebgan_nb.editing import Editor
 from ebgan_nb.weights import FORMAT, find_weights, load_weights, save_weights
 from ebgan_nb.classifier import AttributeClassifier, load_classifier, _save_classifier
-from ebgan_nb.zoo import ZOO_FORMAT, build_system, load_zoo, save_system, zoo_config
+from ebgan_nb.zoo import ZOO_FORMAT, build_system, load_zoo, zoo_config
 
 ROOT_USER = hasattr(os, 'geteuid') and os.geteuid()==0
 posix = pytest.mark.skipif(os.name!='posix', reason='pipes, links and permissions of POSIX')
