@@ -485,4 +485,5 @@ def main(
     save_edit(y, args.out, provenance(args.region, plan.editor.credit))
     what = f'{args.out}: {args.region or "the mask"} of {args.source} after {args.exemplar}'
     print(printable(f'{what}, {y.width} x {y.height} pixels, with the weights {used}'),
+          *[f'({plan.editor.system}: {plan.editor.limits})']*bool(plan.editor.limits),
           *sorted({f'({w.message})' for w in remarks if issubclass(w.category, _Remark)}))
