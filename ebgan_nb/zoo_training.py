@@ -79,7 +79,7 @@ class ZooRecipe:
     @property
     def decay(self)->tuple: return self.game.decay # as `LRDecay` takes it
 
-_R1, _GP, _LAST = Penalty(1., 'real', 0., every=4), Penalty(10.), Phase('G', 'loss')
+_R1, _GP, _LAST = Penalty(.1, 'real', 0., every=4), Penalty(10.), Phase('G', 'loss')
 _COURSE = Game((Phase('D', 'judge', penalty=_R1), _LAST), decay=('sqrt', 1000))
 _wgan = lambda n, **how: Game((Phase('D', 'judge', (n,), fresh=True, penalty=_GP), _LAST), 'wgan', **how)
 _clip = lambda fresh: Game((Phase('D', 'judge', (1, 500, 100), fresh, clip=.01), _LAST), 'wgan', 'rmsprop', (0., .8), ('none',))
