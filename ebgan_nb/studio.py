@@ -387,7 +387,7 @@ def _show_attributes(self:Studio): # the rows of attributes that the edit can ch
 @patch
 def _show_choice(self:Studio): # which network edits, and what it cannot do
     e, self.edit_with.value = self.editor, self.settings.weights
-    said = [e.limits[:1].upper() + e.limits[1:], 'For drawn faces only']*bool(e.system)
+    said = [e.limits[:1].upper() + e.limits[1:], 'For drawn faces only'*(e.info.get('data')=='faces')]*bool(e.system)
     self.limits.value = f'<p>{html.escape(_sentences(said))}</p>'*bool(said)
     self.look.disabled = bool(e.system) # only EBGAN has a code of the exemplar
 
