@@ -19,12 +19,12 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 
 from .core import check_choice, check_int, RunFailed, WrongInput
-from .files import asset, parse_json, save_tensors, user_path, write_bytes
+from .files import parse_json, save_tensors, write_bytes
 from .attributes import check_attributes
 from .masks import active_labels, composite
 from .labels import OTHERS
 from .models import down_stack, SIZES, widths, wiener_weight
-from .weights import fitting_tensors, open_tensors
+from .weights import find_weights, fitting_tensors, open_tensors, Planned
 
 # %% ../nbs/79_zoo.ipynb #4f9c325e
 SIX = ('Smiling', 'Mouth_Slightly_Open', 'Wearing_Lipstick', 'Mustache', 'Goatee', 'Eyeglasses')
@@ -82,6 +82,7 @@ class System(nn.Module):
     batches = 'mixed'  # what it learns from: 'mixed' pictures, or 'opposite' pairs, of which A has an attribute and B lacks it
     told = False       # does D see the labels, in place of reading them?
     follows = True     # does the picture B matter, beyond its labels?
+    limits = ''        # what it cannot do, in a few plain words
 
     def __init_subclass__(cls, name:str|None=None, **kwargs:Any):
         super().__init_subclass__(**kwargs)
@@ -236,17 +237,18 @@ def load_zoo(
     weights:str|Path, # one of SYSTEMS, as the package ships them, a folder of `ebgan_zoo`, or a .safetensors file
 )->System: # in float32 on the CPU, in eval mode; `net.info` says how it was made
     "A trained system. `WrongInput`, in one line, for a missing, torn or foreign file"
-    path = asset(f'zoo-{weights}.safetensors') if weights in SYSTEMS else user_path(weights, 'weights')
-    if path.is_dir(): path = path/'weights.safetensors'
+    path = find_weights(weights, SYSTEMS)
     with open_tensors(path, 'copy or train it again (ebgan_zoo)') as f:
         header = f.metadata() or {}
         if header.get('format')!=ZOO_FORMAT:
             raise WrongInput(f'{path}: safetensors, but no system of the zoo: {ZOO_FORMAT!r} is missing in its header')
-        try: c, info = ZooConfig(**parse_json(header.get('config'), 'config')), parse_json(header.get('info'), 'info')
-        except (WrongInput, TypeError, ValueError) as e: raise WrongInput(f'{path}: its header cannot be used: {e}') from None
-        with torch.random.fork_rng(): net = build_system(c)
-        D = ZooDiscriminator(c) if any(k.startswith('D.') for k in f.keys()) and not net.told else None
+        try:
+            c, info = ZooConfig(**parse_json(header.get('config'), 'config')), parse_json(header.get('info'), 'info')
+            with torch.random.fork_rng(), Planned():
+                net = build_system(c)
+                D = ZooDiscriminator(c) if any(k.startswith('D.') for k in f.keys()) and not net.told else None
+        except (WrongInput, TypeError, ValueError, RuntimeError) as e: raise WrongInput(f'{path}: its header cannot be used: {e}') from None
         whole = nn.ModuleDict(dict(net=net) | (dict(D=D) if D else {}))
-        whole.load_state_dict(fitting_tensors(f, path, whole.state_dict()))
+        whole.load_state_dict(fitting_tensors(f, path, whole.state_dict()), assign=True)
     net.D, net.info = D, info
     return net.eval()
