@@ -215,6 +215,25 @@ class ZooDiscriminator(nn.Module):
         x = x.flatten(1)
         return self.score(x).float(), None if self.classes is None else self.classes(x).float()
 
+# %% ../nbs/79_zoo.ipynb #dc672827
+def _per_row(scale, v): return scale.view(-1, *[1]*(v.dim() - 1))
+
+def in_8_bits(
+    tensors:dict[str, Tensor], # of a network
+)->dict[str, Tensor]: # a layer's weights as whole numbers -127..127, with `NAME.row_scale` beside them; the rest as it was
+    "A quarter of float32: each output of a layer has a scale of its own"
+    out = dict(tensors)
+    for k, v in tensors.items():
+        if v.dim() < 2: continue
+        out[f'{k}.row_scale'] = scale = v.float().flatten(1).abs().amax(1).clamp(min=1e-12)/127
+        out[k] = (v/_per_row(scale, v)).round().to(torch.int8)
+    return out
+
+def from_8_bits(tensors:dict[str, Tensor])->dict[str, Tensor]:
+    "And back"
+    return {k: v*_per_row(tensors[f'{k}.row_scale'], v) if f'{k}.row_scale' in tensors else v
+            for k, v in tensors.items() if not k.endswith('.row_scale')}
+
 # %% ../nbs/79_zoo.ipynb #a420828d
 ZOO_FORMAT = 'ebgan_nb zoo 1'
 
@@ -223,14 +242,17 @@ def save_system(
     net:System, # the trained system
     D:nn.Module|None, # its discriminator, for reading labels; None: it cannot read
     info:dict, # how the weights were made; plain values
+    bits:int=16, # for each of a layer's weights: 16, or 8
 )->None:
-    "Generator and class head in 16 bits, with configuration and `info` in the header, and again in a .json beside it"
+    "Generator and class head, with configuration and `info` in the header, and again in a .json beside it"
     config, net = dataclasses.asdict(net.config), {k: v for k, v in net.state_dict().items() if not k.startswith('D.')}
     tensors = {f'net.{k}': v for k, v in net.items()} | {f'D.{k}': v for k, v in (D.state_dict() if D else {}).items()}
     tensors = {k: v.detach().to('cpu', torch.float16 if v.is_floating_point() else v.dtype).contiguous() for k, v in tensors.items()}
     bad = [k for k, v in tensors.items() if not v.isfinite().all()]
     if bad: raise RunFailed(f'{path}: not written, {bad[0]} holds values that are not finite in 16 bits')
-    save_tensors(path, tensors, dict(format=ZOO_FORMAT, config=json.dumps(config), info=json.dumps(info)))
+    if bits not in (8, 16): raise WrongInput(f'bits={bits!r}: 8 or 16 is expected')
+    if bits==8: tensors = in_8_bits(tensors)
+    save_tensors(path, tensors, dict(format=ZOO_FORMAT, bits=str(bits), config=json.dumps(config), info=json.dumps(info)))
     write_bytes(Path(path).with_suffix('.json'), (json.dumps(dict(config=config, info=info), indent=1) + '\n').encode())
 
 def load_zoo(
@@ -249,6 +271,8 @@ def load_zoo(
                 D = ZooDiscriminator(c) if any(k.startswith('D.') for k in f.keys()) and not net.told else None
         except (WrongInput, TypeError, ValueError, RuntimeError) as e: raise WrongInput(f'{path}: its header cannot be used: {e}') from None
         whole = nn.ModuleDict(dict(net=net) | (dict(D=D) if D else {}))
-        whole.load_state_dict(fitting_tensors(f, path, whole.state_dict()), assign=True)
+        wanted = whole.state_dict()
+        if header.get('bits')=='8': wanted = in_8_bits(wanted) # on `meta`, as all that is planned: shapes alone
+        whole.load_state_dict(from_8_bits(fitting_tensors(f, path, wanted)), assign=True)
     net.D, net.info = D, info
     return net.eval()
