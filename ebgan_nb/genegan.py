@@ -54,6 +54,7 @@ class GeneGAN(System, name='genegan'):
     PRESETS = dict(course=dict(width=60, depth=3),
                    paper=dict(width=128, depth=3, norm='batch', d_width=128, d_norm='batch'))
     batches, told = 'opposite', True
+    limits = 'one attribute after the other, a network for each; where it takes one away, the exemplar has no say'
 
     def __init__(self, c:ZooConfig):
         super().__init__(c)

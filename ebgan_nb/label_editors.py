@@ -18,7 +18,7 @@ from .zoo import Outputs, System, target_labels
 # %% ../nbs/81_label_editors.ipynb #da210c12
 class LabelEditor(System):
     "An editor that is told labels and sees no exemplar: base class"
-    follows = False
+    follows, limits = False, 'takes labels from the exemplar, and nothing of how it looks'
 
     def condition(self,
         y:Tensor, # (N,n) labels: 0 for no, 1 for yes, or beyond
@@ -50,6 +50,7 @@ class StarGAN(LabelEditor, name='stargan'):
     "Choi et al. 2018: picture and label planes through a residual network; a cycle keeps the face"
     PRESETS = dict(course=dict(width=24, depth=2, blocks=3),
                    paper=dict(width=64, depth=2, blocks=6, norm='instance', d_width=64, d_depth=5, d_multiplier=16))
+    limits = LabelEditor.limits + '; a strength between 0 and 1 is not trained'
 
     def __init__(self, c:Any):
         super().__init__(c)

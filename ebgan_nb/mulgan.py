@@ -22,6 +22,7 @@ class MulGAN(System, name='mulgan'):
     "Swaps blocks of the code, which labels gate; what no label names stays the source's"
     PRESETS = dict(course=dict(width=30, piece=18),
                    paper=dict(width=64, norm='batch', d_width=64, d_depth=5, d_multiplier=16, d_hidden=1024, d_norm='instance'))
+    limits = 'what no label names stays as it is in the source'
 
     def __init__(self, c:ZooConfig):
         super().__init__(c)

@@ -26,6 +26,7 @@ class DNAGAN(System, name='dnagan'):
     PRESETS = dict(course=dict(width=60, depth=3, piece=20), # paper: pieces of 128 for up to three attributes, smaller ones for more
                    paper=dict(width=128, depth=3, norm='batch', d_width=128, d_norm='batch'))
     batches, told = 'opposite', True
+    limits = 'where it takes an attribute away, the exemplar has no say'
 
     def __init__(self, c:ZooConfig):
         super().__init__(c)
@@ -102,6 +103,7 @@ class ELEGANT(System, name='elegant'):
     PRESETS = dict(course=dict(width=42),
                    paper=dict(width=64, depth=5, norm='pixel', d_width=64, d_multiplier=8, d_norm='instance'))
     batches, told = 'opposite', True
+    limits = 'cannot take an attribute away by itself: it needs an exemplar that lacks it, or the mean of faces that do'
 
     def __init__(self, c:ZooConfig):
         super().__init__(c)

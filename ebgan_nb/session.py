@@ -13,6 +13,7 @@ import functools
 import io
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -86,6 +87,7 @@ class EditSettings:
     labels:tuple = () # ((attribute, 0 or 1), ...): where C misread the exemplar
     strength:float = 1. # 0: the source's own code, 1: the exemplar's
     soft:int = 0 # pixels: width of the soft edge
+    weights:str = '' # of the editor, as for `Editor.load`; '': those that whoever edits takes by itself
 
 def encode_mask(
     mask:np.ndarray, # (S, S) bool
@@ -130,10 +132,11 @@ def _edit_kwargs(settings, attributes, lookup, painted=None): # arguments of `Ed
     kwargs = dict(exemplar=_by_region(settings, lookup))
     if settings.painted_mask: kwargs['mask'] = painted
     elif not own: kwargs['region'] = region
-    if attributes and settings.excluded:
+    if {*attributes} & {*settings.excluded}:
         kwargs['attributes'] = [a for a in attributes if a not in settings.excluded]
         if settings.others!='absent': kwargs['others'] = settings.others
-    if attributes and settings.labels: kwargs['labels'] = dict(settings.labels)
+    labels = {a: v for a, v in settings.labels if a in attributes}
+    if labels: kwargs['labels'] = labels
     numbers = dict(strength=settings.strength, soft=settings.soft)
     return kwargs | {k: v for k, v in numbers.items() if v!=getattr(EditSettings, k)}
 
@@ -242,10 +245,11 @@ def png(
 
 def metadata(
     settings:EditSettings, # of the edit
-    weights:str, # their name
+    weights:str, # their name, see `Editor.credit`
 )->dict[str, str]: # text chunks
     "What a saved edit says about itself"
     chosen = {k: v for k, v in asdict(settings).items() if v!=getattr(EditSettings, k, None)}
+    if settings.weights: chosen['weights'] = Path(settings.weights).name # no path leaves the machine
     return provenance(None if settings.painted_mask else _region_of(settings), weights, Settings=json.dumps(chosen))
 
 # %% ../nbs/71_session.ipynb #6c7bf538
@@ -289,6 +293,7 @@ def code_maps(
     editor:Editor, # with the weights that are used
 )->list: # of (name of the block, before, after): PIL
     "The exemplar's code as E reads it, and as the decoder gets it"
+    if editor.system: raise WrongInput(f'{editor.system} has no code of the exemplar that could be shown: only EBGAN has')
     S, image, B = editor.size, faces[settings.source].image, faces[settings.exemplar].image
     side, square = image.width, (0, 0, S, S)
     pair = [faces[n] for n in (settings.source, settings.exemplar)]
@@ -299,7 +304,7 @@ def code_maps(
     choice = check_selection(editor, kwargs.get('attributes'), kwargs.get('labels'), settings.others if editor.attributes else 'absent')
     with torch.inference_mode():
         before = editor.model.encode_pair(A, B, M)[1]
-        after = editor.model.codes(A, B, M, settings.strength, **label_tensors(editor, B, M, choice))[1]
+        after = editor.model.codes(A, B, M, settings.strength, **label_tensors(editor, A, B, M, choice))[1]
     names, c = editor.attributes or ('code',), editor.model.config
     coarse = lambda code: unfold_maps(code, **c.code_maps)[0] # the finer maps are too fine to be read
     scale = before.abs().quantile(.98).item()

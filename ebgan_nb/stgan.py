@@ -48,6 +48,7 @@ class STGAN(AttGAN, name='stgan'):
     "Liu et al. 2019: AttGAN, told the difference of labels, with a transfer unit in each skip connection"
     PRESETS = dict(course=dict(width=20, blocks=3, skips=3),
                    paper=AttGAN.PRESETS['paper'] | dict(blocks=4, skips=4))
+    limits = AttGAN.limits + '; has to know the labels of the source'
 
     def __init__(self, c:Any):
         super().__init__(c)

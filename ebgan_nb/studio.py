@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image
 from fastcore.basics import patch
 
-from .core import WrongInput
+from .core import check_choice, WrongInput
 from .files import asset, atomic_write
 from .geometry import three_points
 from .attributes import REGIONS
-from .editing import AutoEditor, Editor, is_photo
+from .editing import AutoEditor, Editor, is_photo, shipped_systems
 from .session import active_attributes, code_maps, decode_mask, diff_heatmap, drawn_faces, edit_mask, EditSettings, encode_mask
 from .session import exemplar_of, Face, History, landmarks_for, MAX_STEPS, metadata, png, run_edit, square_landmarks, to_python, true_edit
 from .widgets import before_after, box, button, ChunkedUpload, code_html, data_url, face_from_photo, figure, folder_faces
@@ -37,7 +37,7 @@ _PICTURES = 12 # uploads, at most
 class Studio:
     "Edit faces by hand; the last line of a cell shows it"
     def __init__(self,
-        weights:str=None, # name or path, as for `Editor.load`; or an Editor; None: those that fit each source
+        weights:str=None, # name or path, as for `Editor.load`; an Editor; None: by the source; or a list, the first of which edits at first
         folder:str | Path=None, # pictures to choose from, besides drawn faces
         size:int=128, # pixels of drawn faces
         seed:int=2026, # of the first faces
@@ -55,10 +55,13 @@ class Studio:
         self.show(problems and (problems, 'note'))
 
     def _know(self, weights=None, size=128, n_faces=8, disk=None): # everything but the page
-        self.chooser = AutoEditor(weights=('faces-att', 'celeba')) if weights is None else None
-        self.weights_name = '' if hasattr(weights, 'edit') else str(weights)
+        first, *more = weights if isinstance(weights, (list, tuple)) else [weights]
+        self.chooser = AutoEditor(weights=('faces-att', 'celeba')) if first is None else None
+        self.weights_name = '' if first is None or hasattr(first, 'edit') else str(first)
         if self.chooser: self.default_editor = self.chooser.editor_for(False) # its attributes are on the page
-        else: self.default_editor = weights if hasattr(weights, 'edit') else Editor.load(weights)
+        else: self.default_editor = first if hasattr(first, 'edit') else Editor.load(first)
+        systems = (s for s in shipped_systems() if s!=self.weights_name)
+        self.editors = dict.fromkeys(systems) | {str(w): Editor.load(w) for w in more} # by name; None before it is chosen first
         self.size, self.n_faces, self.faces, self.history, self.busy = size, n_faces, {}, None, True
         self.received, self.disk = 0, not under_voila() if disk is None else disk # pictures that were uploaded
         self.status, self._used, self._messages, self._removed = '', '', [], set()
@@ -80,7 +83,10 @@ def is_photo(self:Studio,
 def editor_of(self:Studio,
     settings:EditSettings, # of the edit
 )->Editor:
-    "The editor for these settings, with weights that fit their source if the studio may choose"
+    "The editor for these settings: the one they name, or one that fits their source if the studio may choose"
+    if name := settings.weights:
+        if not self.editors[check_choice(name, self.editors, 'weights')]: self.editors[name] = Editor.load(name)
+        return self.editors[name]
     if not self.chooser: return self.default_editor
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # the page says it, see `remark`
@@ -91,7 +97,10 @@ def settings(self:Studio)->EditSettings: return self.history.now
 @patch(as_prop=True)
 def editor(self:Studio)->Editor: return self.editor_of(self.settings)
 @patch(as_prop=True)
-def weights(self:Studio)->str: return self.editor.weights if self.chooser else self.weights_name
+def reader(self:Studio)->Editor: return self.editor if self.settings.weights else self.default_editor # of attributes
+@patch(as_prop=True)
+def weights(self:Studio)->str:
+    return self.settings.weights or (self.editor.weights if self.chooser else self.weights_name)
 @patch(as_prop=True)
 def side(self:Studio)->int: return self.faces[self.settings.source].image.width
 @patch(as_prop=True)
@@ -125,20 +134,19 @@ def line(self:Studio)->str: return to_python(self.settings, self.faces, self.edi
 @patch
 def true_edit(self:Studio)->Image.Image:
     "The true edit, or None: at full strength and without a soft edge"
-    key = replace(self.settings, strength=1., soft=0)
+    key = replace(self.settings, strength=1., soft=0, weights='')
     if key not in self._true_edits: self._true_edits[key] = true_edit(key, self.faces); _shorten(self._true_edits)
     return self._true_edits[key]
 
 @patch
 def reading(self:Studio,
     attribute:str, # name
-)->float: # C's probability that it is there
-    "What C reads in the exemplar"
-    name = exemplar_of(self.settings, attribute)
-    if name not in self._readings:
-        face = self.faces[name]
-        self._readings[name] = self.default_editor.read(face.image, landmarks_for(face, self.default_editor))
-    return self._readings[name][attribute]
+)->float: # probability that it is there
+    "What is read in the exemplar"
+    name, by = exemplar_of(self.settings, attribute), self.reader
+    face, read = self.faces[name], self._readings.setdefault(name, {})
+    if by not in read: read[by] = by.read(face.image, landmarks_for(face, by))
+    return read[by][attribute]
 
 # %% ../nbs/73_studio.ipynb #5a7b1c9c
 DRAWN_ONLY = ("These weights know drawn faces only: an edit of a photograph will look painted, and wrong in places. "
@@ -184,7 +192,6 @@ def url(self:Studio,
 # %% ../nbs/73_studio.ipynb #4722c615
 @patch
 def _make_controls(self:Studio, painter): # everything that can be pressed, moved or switched
-    attributes = self.default_editor.attributes
     self.painter, self.pins = painter, W.HTML() if isinstance(painter, Rectangle) else LandmarkPicker()
     self.regions = {r: W.ToggleButton(description=r, tooltip=f'Fill in the {r}') for r in self.default_editor.regions}
     self.per_region = W.ToggleButton(description='an exemplar for each part', tooltip='Another exemplar for each part that is pressed')
@@ -192,22 +199,35 @@ def _make_controls(self:Studio, painter): # everything that can be pressed, move
     self.strength = W.FloatSlider(1., min=0, max=1, step=.05, description='strength', readout_format='.2f',
                                   tooltip="0: the source's own code, 1: the exemplar's")
     self.soft = W.IntSlider(0, min=0, max=16, step=2, description='soft edge', tooltip='Pixels over which the edit fades into the source')
-    take = dict(indent=False, tooltip='Take it from the exemplar?')
-    self.attribute_boxes = {a: W.Checkbox(True, description=a.replace('_', ' '), **take) for a in attributes}
-    self.label_toggles = {a: W.ToggleButton(tooltip='What C reads in the exemplar: press to correct it') for a in attributes}
-    self.rows = {a: W.HBox([self.attribute_boxes[a], self.label_toggles[a]]) for a in attributes}
+    self.attribute_boxes, self.label_toggles, self.rows = {}, {}, {}
+    self._make_rows(self.default_editor.attributes)
+    own = 'what fits the source' if self.chooser else Path(self.weights_name).name or 'weights of your own'
+    self.edit_with = W.Dropdown(options=[(own, ''), *((Path(n).name, n) for n in self.editors)], tooltip='The network that edits')
     self.others = W.ToggleButtons(options=[('become absent', 'absent'), ("stay the source's", 'source')])
     self.look = W.ToggleButton(description='Look inside the code', tooltip='What E reads in the exemplar, block by block')
-    toggles = (*self.regions.values(), *self.attribute_boxes.values(), *self.label_toggles.values())
-    for w in (*toggles, self.strength, self.soft, self.others, self.per_region): w.observe(lambda c: self._changed(c), 'value')
+    for w in (*self.regions.values(), self.strength, self.soft, self.others, self.per_region, self.edit_with):
+        w.observe(lambda c: self._changed(c), 'value')
     for w in (self.look, self.region_picker): w.observe(lambda _: self._redraw(), 'value')
     painter.observe(lambda c: self._changed(c), 'painted')
     if self.draggable: self.pins.observe(lambda c: self._points_moved(c), 'points')
 
 @patch
+def _make_rows(self:Studio, attributes): # a row for each that has none yet
+    for a in attributes:
+        if a in self.rows: continue
+        self.attribute_boxes[a] = W.Checkbox(True, description=a.replace('_', ' '), indent=False, tooltip='Take it from the exemplar?')
+        self.label_toggles[a] = W.ToggleButton(tooltip='What is read in the exemplar: press to correct it')
+        self.rows[a] = W.HBox([self.attribute_boxes[a], self.label_toggles[a]])
+        for w in self.rows[a].children: w.observe(lambda c: self._changed(c), 'value')
+
+# %% ../nbs/73_studio.ipynb #6b0c0a01
+@patch
 @report_errors
 def _changed(self:Studio, change): # a control was moved
     if self.busy: return
+    if change['owner'] is self.edit_with:
+        self.say(f'Loading {self.edit_with.label} ...') # the first time takes a moment
+        return self.apply(replace(self.settings, weights=self.edit_with.value))
     kind = {id(self.strength): 'strength', id(self.soft): 'soft'}.get(id(change['owner']))
     self.apply(self.read_controls(), kind)
 
@@ -253,12 +273,12 @@ def _make_views(self:Studio): # what is shown
     self.sources, self.exemplars = box('eb-row'), box('eb-row')
     self.styles = W.Box([t.style for t in self.filmstrip], layout=W.Layout(display='none'))
     self.views = {k: W.HTML() for k in ('result', 'exemplar', 'truth', 'heat')}
-    self.message, self.code, self.links, self.inside = (W.HTML() for _ in range(4))
+    self.message, self.code, self.links, self.inside, self.limits = (W.HTML() for _ in range(5))
     self.attributes, self.no_rows, self.upload_box = box('eb-attributes'), W.HTML(), self._uploader()
     self.pin_box = titled('Where the face is: drag the points onto both eyes and the middle of the mouth', self.pins)
     rest = box('eb-row', W.HTML('those not taken'), self.others)
-    taken = titled('Attributes to take, and what C reads of them in the exemplar', self.attributes, rest)
-    self.labels = [taken] if self.default_editor.attributes else []
+    taken = titled('Attributes to take, and what is read of them in the exemplar', self.attributes, rest)
+    self.labels = [taken] if self.default_editor.attributes or self.editors else []
 
 # %% ../nbs/73_studio.ipynb #dbc088ab
 @patch
@@ -271,9 +291,11 @@ def _place(self:Studio): # everything at its place
     for main in (painter, self.views['result']): main.add_class('eb-main')
     sources = box('eb-row', self.sources, self.new_button, self.upload_box, *folder)
     history = box('eb-row', self.undo_button, self.redo_button, *(t.button for t in self.filmstrip), self.save_button, self.links)
+    fill_in = titled('Fill in', box('eb-row', box('eb-row', *self.regions.values(), self.per_region, self.region_picker)))
+    choice = [titled('Edit with', box('eb-row', self.edit_with, self.limits))] if self.editors or self.default_editor.system else []
     self.page = W.VBox([W.HTML(f'<style>{style}</style>'), self.styles, W.HTML(_WELCOME),
         box('eb-columns', titled('Source: the face to be edited', sources), titled('Exemplar: the face to be followed', self.exemplars)),
-        self.pin_box, titled('Fill in', box('eb-row', box('eb-row', *self.regions.values(), self.per_region, self.region_picker))),
+        self.pin_box, box('eb-columns', fill_in, *choice),
         self.message, box('eb-panes', painter, *self.views.values()),
         box('eb-columns', titled('How much', self.strength, self.soft), *self.labels), titled('History', history),
         W.HTML('<h3>The same edit in Python</h3>'), self.code, box('eb-row', self.look), self.inside])
@@ -315,7 +337,7 @@ def say(self:Studio,
 )->None:
     "Say something on the page; nothing is computed for it, so nothing can go wrong"
     self.status = text
-    weights = f'<div class=eb-weights>Weights used: {self._used}</div>'*bool(self.chooser)
+    weights = f'<div class=eb-weights>Weights used: {html.escape(Path(self._used).name)}</div>'*(self._used!=self.weights_name)
     self.message.value = f'<div class="eb-said {kind and "eb-" + kind}" role=status>{html.escape(text)}</div>{weights}'
 
 @patch
@@ -345,18 +367,29 @@ def _no_rows(settings): # why there are no attributes to choose from
     return ('None: an attribute counts where most of its part is filled in, and what is painted covers none so far. '
             'Press a part, or paint more.')
 
+def _sentences(texts): return ' '.join(t if t.endswith('.') else f'{t}.' for t in texts if t)
+
 @patch
-def _show_attributes(self:Studio): # the rows of attributes that the edit can change: taken or not, and what C reads
+def _show_attributes(self:Studio): # the rows of attributes that the edit can change: taken or not, and what is read
     s, labels = self.settings, dict(self.settings.labels)
+    self._make_rows(self.editor.attributes)
     for a, c in self.attribute_boxes.items(): c.value = a not in s.excluded
-    for a, b in self.label_toggles.items():
-        p = self.reading(a)
+    for a in self.reader.attributes:
+        p, b = self.reading(a), self.label_toggles[a]
         on = labels.get(a, p > .5)
         b.value, b.description = bool(on), ('yes' if on else 'no') + (' (yours)' if a in labels else f', {max(p, 1 - p):.0%}')
     rows = tuple(self.rows[a] for a in active_attributes(s, self.side, self.editor))
     self.no_rows.value = f'<p>{_no_rows(s)}</p>'
     if self.attributes.children!=(rows or (self.no_rows,)): self.attributes.children = rows or (self.no_rows,)
     for b in self.labels: b.layout.display = None if self.editor.attributes else 'none' # weights that know none
+
+# %% ../nbs/73_studio.ipynb #6b0c0a05
+@patch
+def _show_choice(self:Studio): # which network edits, and what it cannot do
+    e, self.edit_with.value = self.editor, self.settings.weights
+    said = [e.limits[:1].upper() + e.limits[1:], 'For drawn faces only'*(e.info.get('data')=='faces')]*bool(e.system)
+    self.limits.value = f'<p>{html.escape(_sentences(said))}</p>'*bool(said)
+    self.look.disabled = bool(e.system) # only EBGAN has a code of the exemplar
 
 @patch
 def _show_controls(self:Studio): # the controls as the settings say
@@ -368,6 +401,7 @@ def _show_controls(self:Studio): # the controls as the settings say
     if self.per_region.value and pressed and not self.region_picker.value: self.region_picker.value = pressed[0]
     self.region_picker.layout.display = None if self.per_region.value and pressed else 'none'
     self.strength.value, self.soft.value, self.others.value = s.strength, s.soft, s.others
+    self._show_choice()
     self._show_attributes()
     mine = dict(s.region_exemplars).get(self.region_picker.value, s.exemplar) if self.per_region.value else s.exemplar
     for n, pair in self.thumbs.items():
@@ -415,8 +449,9 @@ def show(self:Studio,
     self.say(*((problem, 'wrong') if problem else remark or self.remark()))
     self._show_others(image, problem)
     self._show_film()
-    if self.look.value: self.inside.value = maps_html([] if problem else code_maps(self.settings, self.faces, self.editor))
-    self.inside.layout.display = None if self.look.value else 'none'
+    looks = self.look.value and not self.editor.system
+    if looks: self.inside.value = maps_html([] if problem else code_maps(self.settings, self.faces, self.editor))
+    self.inside.layout.display = None if looks else 'none'
 
 # %% ../nbs/73_studio.ipynb #145c6679
 @patch
@@ -424,11 +459,12 @@ def read_controls(self:Studio)->EditSettings:
     "What the controls say"
     s = self.settings
     decode_mask(self.painter.painted, self.side) # a mask that does not fit is refused here
-    read = {a: self.reading(a) > .5 for a in self.default_editor.attributes}
+    read = {a: self.reading(a) > .5 for a in self.reader.attributes}
+    corrected = [(a, int(self.label_toggles[a].value)) for a, yes in read.items() if self.label_toggles[a].value!=yes]
     return replace(s, regions=tuple(r for r, b in self.regions.items() if b.value), painted_mask=self.painter.painted,
         region_exemplars=s.region_exemplars if self.per_region.value else (), others=self.others.value,
         excluded=tuple(a for a, c in self.attribute_boxes.items() if not c.value),
-        labels=tuple((a, int(b.value)) for a, b in self.label_toggles.items() if b.value!=read[a]),
+        labels=(*corrected, *((a, v) for a, v in s.labels if a not in read)), weights=self.edit_with.value,
         strength=round(self.strength.value, 2), soft=self.soft.value)
 
 @patch
@@ -516,8 +552,6 @@ def _receive(self:Studio, name, data): # one file; what there is to say about it
     return remark
 
 # %% ../nbs/73_studio.ipynb #16113bd4
-def _sentences(texts): return ' '.join(t if t.endswith('.') else f'{t}.' for t in texts if t)
-
 @patch
 @report_errors
 def upload(self:Studio,
@@ -563,7 +597,7 @@ def files(self:Studio)->dict[str, bytes]: # by name
     "The edit as files: the picture, the mask if something is painted, the whole photograph if the face was cut from one"
     image, _, _, problem = self.pictured(self.settings)
     if problem: raise WrongInput(problem)
-    mask, texts = edit_mask(self.settings, self.side), metadata(self.settings, self.weights)
+    mask, texts = edit_mask(self.settings, self.side), metadata(self.settings, self.editor.credit if self.editor.system else self.weights)
     portrait = self.faces[self.settings.source].portrait
     made = {f'{self.name}.png': png(image, texts)}
     if self.settings.painted_mask: made[f'{self.name}-mask.png'] = png(Image.fromarray(mask))

@@ -19,12 +19,12 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 
 from .core import check_choice, check_int, RunFailed, WrongInput
-from .files import asset, parse_json, save_tensors, user_path, write_bytes
+from .files import parse_json, save_tensors, write_bytes
 from .attributes import check_attributes
 from .masks import active_labels, composite
 from .labels import OTHERS
 from .models import down_stack, SIZES, widths, wiener_weight
-from .weights import fitting_tensors, open_tensors
+from .weights import find_weights, fitting_tensors, open_tensors, Planned
 
 # %% ../nbs/79_zoo.ipynb #4f9c325e
 SIX = ('Smiling', 'Mouth_Slightly_Open', 'Wearing_Lipstick', 'Mustache', 'Goatee', 'Eyeglasses')
@@ -82,6 +82,7 @@ class System(nn.Module):
     batches = 'mixed'  # what it learns from: 'mixed' pictures, or 'opposite' pairs, of which A has an attribute and B lacks it
     told = False       # does D see the labels, in place of reading them?
     follows = True     # does the picture B matter, beyond its labels?
+    limits = ''        # what it cannot do, in a few plain words
 
     def __init_subclass__(cls, name:str|None=None, **kwargs:Any):
         super().__init_subclass__(**kwargs)
@@ -214,6 +215,25 @@ class ZooDiscriminator(nn.Module):
         x = x.flatten(1)
         return self.score(x).float(), None if self.classes is None else self.classes(x).float()
 
+# %% ../nbs/79_zoo.ipynb #dc672827
+def _per_row(scale, v): return scale.view(-1, *[1]*(v.dim() - 1))
+
+def in_8_bits(
+    tensors:dict[str, Tensor], # of a network
+)->dict[str, Tensor]: # a layer's weights as whole numbers -127..127, with `NAME.row_scale` beside them; the rest as it was
+    "A quarter of float32: each output of a layer has a scale of its own"
+    out = dict(tensors)
+    for k, v in tensors.items():
+        if v.dim() < 2: continue
+        out[f'{k}.row_scale'] = scale = v.float().flatten(1).abs().amax(1).clamp(min=1e-12)/127
+        out[k] = (v/_per_row(scale, v)).round().to(torch.int8)
+    return out
+
+def from_8_bits(tensors:dict[str, Tensor])->dict[str, Tensor]:
+    "And back"
+    return {k: v*_per_row(tensors[f'{k}.row_scale'], v) if f'{k}.row_scale' in tensors else v
+            for k, v in tensors.items() if not k.endswith('.row_scale')}
+
 # %% ../nbs/79_zoo.ipynb #a420828d
 ZOO_FORMAT = 'ebgan_nb zoo 1'
 
@@ -222,31 +242,37 @@ def save_system(
     net:System, # the trained system
     D:nn.Module|None, # its discriminator, for reading labels; None: it cannot read
     info:dict, # how the weights were made; plain values
+    bits:int=16, # for each of a layer's weights: 16, or 8
 )->None:
-    "Generator and class head in 16 bits, with configuration and `info` in the header, and again in a .json beside it"
+    "Generator and class head, with configuration and `info` in the header, and again in a .json beside it"
     config, net = dataclasses.asdict(net.config), {k: v for k, v in net.state_dict().items() if not k.startswith('D.')}
     tensors = {f'net.{k}': v for k, v in net.items()} | {f'D.{k}': v for k, v in (D.state_dict() if D else {}).items()}
     tensors = {k: v.detach().to('cpu', torch.float16 if v.is_floating_point() else v.dtype).contiguous() for k, v in tensors.items()}
     bad = [k for k, v in tensors.items() if not v.isfinite().all()]
     if bad: raise RunFailed(f'{path}: not written, {bad[0]} holds values that are not finite in 16 bits')
-    save_tensors(path, tensors, dict(format=ZOO_FORMAT, config=json.dumps(config), info=json.dumps(info)))
+    if bits not in (8, 16): raise WrongInput(f'bits={bits!r}: 8 or 16 is expected')
+    if bits==8: tensors = in_8_bits(tensors)
+    save_tensors(path, tensors, dict(format=ZOO_FORMAT, bits=str(bits), config=json.dumps(config), info=json.dumps(info)))
     write_bytes(Path(path).with_suffix('.json'), (json.dumps(dict(config=config, info=info), indent=1) + '\n').encode())
 
 def load_zoo(
     weights:str|Path, # one of SYSTEMS, as the package ships them, a folder of `ebgan_zoo`, or a .safetensors file
 )->System: # in float32 on the CPU, in eval mode; `net.info` says how it was made
     "A trained system. `WrongInput`, in one line, for a missing, torn or foreign file"
-    path = asset(f'zoo-{weights}.safetensors') if weights in SYSTEMS else user_path(weights, 'weights')
-    if path.is_dir(): path = path/'weights.safetensors'
+    path = find_weights(weights, SYSTEMS)
     with open_tensors(path, 'copy or train it again (ebgan_zoo)') as f:
         header = f.metadata() or {}
         if header.get('format')!=ZOO_FORMAT:
             raise WrongInput(f'{path}: safetensors, but no system of the zoo: {ZOO_FORMAT!r} is missing in its header')
-        try: c, info = ZooConfig(**parse_json(header.get('config'), 'config')), parse_json(header.get('info'), 'info')
-        except (WrongInput, TypeError, ValueError) as e: raise WrongInput(f'{path}: its header cannot be used: {e}') from None
-        with torch.random.fork_rng(): net = build_system(c)
-        D = ZooDiscriminator(c) if any(k.startswith('D.') for k in f.keys()) and not net.told else None
+        try:
+            c, info = ZooConfig(**parse_json(header.get('config'), 'config')), parse_json(header.get('info'), 'info')
+            with torch.random.fork_rng(), Planned():
+                net = build_system(c)
+                D = ZooDiscriminator(c) if any(k.startswith('D.') for k in f.keys()) and not net.told else None
+        except (WrongInput, TypeError, ValueError, RuntimeError) as e: raise WrongInput(f'{path}: its header cannot be used: {e}') from None
         whole = nn.ModuleDict(dict(net=net) | (dict(D=D) if D else {}))
-        whole.load_state_dict(fitting_tensors(f, path, whole.state_dict()))
+        wanted = whole.state_dict()
+        if header.get('bits')=='8': wanted = in_8_bits(wanted) # on `meta`, as all that is planned: shapes alone
+        whole.load_state_dict(from_8_bits(fitting_tensors(f, path, wanted)), assign=True)
     net.D, net.info = D, info
     return net.eval()

@@ -20,8 +20,8 @@ from .evaluation import labels_of, numbers
 from .faces import People, transfer
 from .labels import OTHERS
 from .masks import composite, region_mask
-from .metrics import achieved_change, EVAL_REGIONS, fidelity_metrics, _masked_sum, pairs, psnr, Ratio, render_normalized, retrieval_top1
-from .metrics import ssim, test_people
+from .metrics import achieved_change, EVAL_REGIONS, fidelity_metrics, _masked_sum, pairs, psnr, Ratio, render_normalized
+from .metrics import retrieval_top1, ssim, test_people
 from .models import NOISE_FLOOR
 from .portrait import FACTORS, PARTS
 from .zoo import SIX
@@ -220,12 +220,12 @@ def fidelity(
     seed:int=0, # of the test
     attributes:Sequence[str]=SIX, # names that the editor's labels stand for
     read:bool=False, # does the editor read the labels itself? It is told the true ones otherwise
-    **how:Any # further arguments of `edit`, such as `noise_floor`
+    **kwargs:Any # further arguments of `edit`, such as `noise_floor`
 )->dict[str, Ratio]: # {metric: (n,)}: those of `fidelity_metrics`, and the achieved change towards T0
     "Edits of a whole region against T, which has all of the exemplar's there, and T0, which has what the labels say"
     of = region, check_int(n, 'n', 1), seed, _known(attributes)
     t, T0 = region_task(*of), region_T0(*of)
-    y = answers(edit, t, read=read, **how)
+    y = answers(edit, t, read=read, **kwargs)
     return fidelity_metrics(y, t.A, t.T, t.M) | {'achieved change, T0': achieved_change(y, t.A, T0, t.M)}
 
 # %% ../nbs/86_zoo_metrics.ipynb #6cf7da71
@@ -375,7 +375,8 @@ def reconstructions(edit, n, seed, attributes):
     t, whole = _task(a, a, nothing, _HOME, _known(attributes)), torch.ones(1, 1, 64, 64)
     inside, raw = (answers(edit, t, strength=0., noise_floor=0., paste=paste) for paste in (True, False))
     out = {'reconstruction': psnr(inside, t.A, t.M), 'reconstruction, whole': psnr(raw, t.A, whole)}
-    if find_spec('torchmetrics'): out |= {'SSIM of reconstruction': ssim(inside, t.A, t.M), 'SSIM of reconstruction, whole': ssim(raw, t.A, whole)}
+    if find_spec('torchmetrics'):
+        out |= {'SSIM of reconstruction': ssim(inside, t.A, t.M), 'SSIM of reconstruction, whole': ssim(raw, t.A, whole)}
     t = region_task('mouth', n, seed, tuple(attributes))
     moved = (answers(edit, t, noise_floor=0., paste=False) - t.A).square()
     return out | {'spill': Ratio(_masked_sum(moved, 1 - t.M), moved.sum((1, 2, 3)).clamp(min=1e-9))}

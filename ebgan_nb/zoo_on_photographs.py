@@ -68,10 +68,10 @@ def photo_edits(edit, t, selected, others='source', bs=50, **how):
     y = torch.cat([edit(A, B, M, y_A=y_A, y_B=y_B, counts=c, selected=s, others=others, **how) for A, B, M, y_A, y_B, c, s in parts])
     return composite(numbers(y, 'the editor'), t.A, t.M), y if 'paste' in how else None
 
-# %% ../nbs/89_zoo_on_photographs.ipynb #c85294ab
+# %% ../nbs/89_zoo_on_photographs.ipynb #8b4b5f11
 def reconstruction(edit, t):
     "PSNR and SSIM of A through its own code, for pairs with B = A"
-    pasted, raw = photo_edits(edit, t, torch.zeros(1), noise_floor=0.)
+    pasted, raw = photo_edits(edit, t, torch.zeros(1), strength=0., noise_floor=0.)
     whole = torch.ones_like(t.M)
     views = {'': (pasted, t.M), ', pasted': (pasted, whole)} | ({} if raw is None else {', whole': (raw, whole)})
     metrics = {'reconstruction': psnr} | ({'SSIM of reconstruction': ssim} if find_spec('torchmetrics') else {})

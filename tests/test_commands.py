@@ -22,6 +22,7 @@ from safetensors import safe_open
 from ebgan_nb import editing, evaluation, training, zoo_training
 from ebgan_nb.attributes import REGION_SHAPES
 from ebgan_nb.session import drawn_face
+from ebgan_nb.zoo import ZooDiscriminator, build_system, save_system, zoo_config
 
 PARSERS = dict(ebgan_train=training.parser, ebgan_edit=editing.parser, ebgan_evaluate=evaluation.parser,
                ebgan_zoo=lambda: training.parser(zoo_training.ZooTrainConfig))
@@ -95,9 +96,14 @@ def home(tmp_path_factory):
     for model in ('ebgan', 'att-ebgan'):
         code, _, err = ran('ebgan_train', '--model', model, *TINY, '--out', model, cwd=at)
         assert code==0, err
+    for folder, system in SYSTEMS.items():
+        net = build_system(zoo_config(system, size=32, width=12))
+        (at/folder).mkdir()
+        save_system(at/folder/'weights.safetensors', net, None if net.told else ZooDiscriminator(net.config), {})
     (at/'torn.safetensors').write_bytes((at/'ebgan'/'weights.safetensors').read_bytes()[:5000])
     return at
 
+SYSTEMS = dict(labels='stgan', pieces='dnagan')
 TINY = '--size 32 --n-train 8 --bs 2 --batches 2 --val-every 2'.split()
 
 
@@ -129,7 +135,8 @@ EDIT = [
     *(['--region', 'mouth', *more] for more in (['--strength', '0'], ['--strength', '.5'], ['--soft', '2'], ['--noise-floor', '0'], ['--noise-floor', '.2'],
       ['--attributes', 'Smiling'], ['--attributes', 'Smiling', '--others', 'source'], ['--attributes', '', '--others', 'absent'],
       ['--source-points', '24,29,40,29,32,38,25,46,39,46'], ['--exemplar-points', '24,29,40,29,32,38,25,46,39,46'])),
-    *(['--region', 'eyes', '--weights', w] for w in ('faces', 'faces-att', 'faces-course', 'celeba', 'ebgan', 'att-ebgan', 'ebgan/weights.safetensors')),
+    *(['--region', 'eyes', '--weights', w] for w in ('faces', 'faces-att', 'faces-course', 'celeba', 'ebgan', 'att-ebgan', 'ebgan/weights.safetensors', *SYSTEMS)),
+    *(['--region', 'mouth', '--weights', w, '--attributes', 'Smiling', '--strength', '.5', '--noise-floor', '.1'] for w in SYSTEMS),
 ]
 
 @pytest.mark.parametrize('suffix', ('png', 'jpg', 'jpeg', 'tif', 'tiff', 'webp', 'bmp'))
@@ -143,6 +150,12 @@ def test_edit_takes(options, home):
     result = ran('ebgan_edit', 'a.png', 'b.png', *options, '--out', 'y.png', cwd=home)
     right('ebgan_edit', options, result, home)
     assert result[0]==0, result[2]
+
+@pytest.mark.parametrize('weights, region, said', [('stgun', 'mouth', "did you mean 'stgan'"), ('labels', 'brows', 'none of its labels'), ('labels', 'nose', 'none of its labels')])
+def test_edit_with_a_system_refuses(weights, region, said, home):
+    result = ran('ebgan_edit', 'a.png', 'b.png', '--region', region, '--weights', weights, '--out', 'n.png', cwd=home)
+    right('ebgan_edit', [], result, home)
+    assert result[0]==2 and said in result[2] and not (home/'n.png').exists(), result[2]
 
 @pytest.mark.parametrize('options', [['--weights', 'ebgan'], ['--weights', 'faces-att'], ['--weights', 'faces', '--regions', 'mouth,eyes+brows'], ['--seed', '9'],
                                      ['--json', 'f.json', '--csv', 'f.csv'], ['--data', 'faces']], ids=' '.join)
@@ -169,7 +182,7 @@ def test_an_option_is_not_forgotten_here(name):
 
 NUMBERS = st.sampled_from('0 1 -1 2 .5 1e9 1e400 nan inf -inf 99999999999999999999 16 32 33 x ٣ 1_0'.split() + ['', ' ', '1\n2'])
 NAMES = st.sampled_from(['a.png', 'b.png', 'large.jpg', 'text.png', 'empty.png', 'mask.png', 'folder', 'none.png', '', '.', '/', '/dev/zero', '/dev/null', '~nobody-here/x',
-                         'x'*300, 'a/'*3000, 'ebgan', 'att-ebgan', 'torn.safetensors', 'ebgan/weights.safetensors', 'ebgan/settings.json', 'faces', 'celeba',
+                         'x'*300, 'a/'*3000, 'ebgan', 'att-ebgan', 'labels', 'stgan', 'torn.safetensors', 'ebgan/weights.safetensors', 'ebgan/settings.json', 'faces', 'celeba',
                          'faces-att', '\x1b[31mred', 'two\nlines', 'ü\udcff.png', '-x', "mouth", 'é'*200])
 WORDS = st.sampled_from('mouth eyes face brows nose mouth+nose mouth+ + ,, Smiling Smiling,Mustache Bald Male ebgan att-ebgan stgan elegant course paper photographs detailed auto bf16 fp16 float32 '
                         'absent source 24,29,40,29,32,38,25,46,39,46 1,2,3 out.png out.jpg out.xyz folder/out.png none/out.png out.json out.csv run'.split())

@@ -27,8 +27,10 @@ from ebgan_nb.files import save_tensors
 from ebgan_nb.masks import region_mask
 from ebgan_nb.models import build
 from ebgan_nb.recipes import config
+from ebgan_nb.editing import Editor
 from ebgan_nb.weights import FORMAT, find_weights, load_weights, save_weights
 from ebgan_nb.classifier import AttributeClassifier, load_classifier, _save_classifier
+from ebgan_nb.zoo import ZOO_FORMAT, build_system, load_zoo, zoo_config
 
 ROOT_USER = hasattr(os, 'geteuid') and os.geteuid()==0
 posix = pytest.mark.skipif(os.name!='posix', reason='pipes, links and permissions of POSIX')
@@ -219,6 +221,28 @@ except ValueError as e: print(f'{(peak() - before)/1024:.0f} MB; {time.process_t
 ''', path)
     mb, s = re.match(r'(\d+) MB; ([\d.]+) s; .*does not fit its own header', done.stdout).groups()
     assert int(mb) < 50 and float(s) < 1, done
+
+def a_system(path, info='{}', **changes):
+    "A file of the zoo, with another configuration in its header"
+    net = build_system(zoo_config('stgan', size=32, width=4))
+    header = dict(format=ZOO_FORMAT, config=json.dumps(asdict(net.config) | changes), info=info)
+    save_tensors(path, {f'net.{k}': v.half() for k, v in net.state_dict().items()}, header)
+
+@pytest.mark.parametrize('changes, said', [
+    (dict(system='stgun'), "did you mean 'stgan'"), (dict(system='genegan'), 'its header cannot be used|does not fit'),
+    (dict(system=['stgan']), 'its header'), (dict(width=4096, depth=5), 'does not fit its own header'), (dict(width=10**9), 'width'),
+    (dict(max_multiplier=-1), 'does not fit|its header'), (dict(max_multiplier='x'), 'does not fit|its header'), (dict(info='[]'), 'info'), (dict(info='{"regions_template": "cats"}'), 'nor five points')])
+def test_systems_of_the_zoo_that_lie(tmp_path, changes, said):
+    a_system(tmp_path/'w.safetensors', **changes)
+    assert re.search(said, told := line(Editor.load, tmp_path/'w.safetensors')) and 'w.safetensors' in told, told
+
+def test_each_kind_of_weights_is_told_from_the_other(net, tmp_path):
+    a_system(tmp_path/'zoo.safetensors')
+    save_weights(tmp_path/'ebgan.safetensors', net, {})
+    assert 'no system of the zoo' in line(load_zoo, tmp_path/'ebgan.safetensors') and 'not weights written' in line(load_weights, tmp_path/'zoo.safetensors')
+    for name in ('zoo', 'ebgan'): assert Editor.load(tmp_path/f'{name}.safetensors').size==32
+    save_tensors(tmp_path/'other.safetensors', {'x': torch.zeros(1)}, {})
+    assert 'not weights written by ebgan_nb' in line(Editor.load, tmp_path/'other.safetensors')
 
 def test_more_than_a_gigabyte_is_not_read(tmp_path):
     with open(tmp_path/'large.safetensors', 'wb') as f: f.truncate(2**31) # a hole: it takes no room

@@ -16,6 +16,7 @@ from test_browser import FLAGS, OPEN, lab  # noqa: F401 (a fixture)
 from test_studio_server import kernels, serving, within
 
 pytestmark = pytest.mark.browser
+SYSTEMS = ('stgan', 'elegant')  # one that takes labels, one that takes pieces
 SLOW = {64: 300, 128: 600}  # ms, by the network's pixels: three times the promise, since machines that test are often busy
 VISITORS, EDITS = (int(n) for n in os.environ.get('EBGAN_VISITORS', '10x20').split('x'))  # at once, each
 # a page that nobody looks at must not fall asleep while others are driven
@@ -208,6 +209,46 @@ def test_studio(studio, tmp_path):
     s.says('of drawn 2027-0')
     assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"], .jp-RenderedText[data-mime-type*="error"]').count()==0
     page.screenshot(path=tmp_path/f'{where}.png')
+
+@pytest.fixture(scope='module')
+def zoo(tmp_path_factory):
+    "The page with systems to choose from; their weights are random"
+    import nbformat
+    import torch
+    from ebgan_nb.zoo import ZooDiscriminator, build_system, save_system, zoo_config
+    to = tmp_path_factory.mktemp('zoo')
+    for s in SYSTEMS:
+        with torch.random.fork_rng(): torch.manual_seed(0); net = build_system(zoo_config(s, width=12))
+        (to/s).mkdir()
+        save_system(to/s/'weights.safetensors', net, None if net.told else ZooDiscriminator(net.config), dict(data='faces'))
+    nb = nbformat.read(ROOT/'tools/studio.ipynb', as_version=4)
+    nb.cells = [nbformat.v4.new_code_cell(f'from ebgan_nb.studio import Studio; Studio([None, *{[str(to/s) for s in SYSTEMS]}])')]
+    nbformat.write(nb, to/'page.ipynb')
+    with serving(to/'log', to/'page.ipynb') as url: yield url
+
+def test_edit_with_a_system_of_the_zoo(zoo, browser, tmp_path):
+    page = browser.new_page(viewport=dict(width=1280, height=1000), accept_downloads=True)
+    s = opened(page, 'voila', zoo)
+    choice, first, limits = page.locator('.eb select'), s.picture(), {}
+    shown = lambda name: page.locator('.eb-attributes .widget-checkbox').filter(has_text=name).count()
+    assert (shown('Mustache'), shown('Big Lips'))==(1, 1)
+    for system in SYSTEMS:
+        choice.select_option(label=system)
+        page.locator('.eb-weights').get_by_text(f'Weights used: {system}').wait_for(timeout=180_000)  # elegant needs a reader of labels: fastai is imported first
+        assert s.picture()!=first
+        limits[system] = page.locator('.eb p').filter(has_text='For drawn faces only').inner_text()
+        assert (shown('Mustache'), shown('Big Lips'))==(1, 0) and s.toggle('Look inside the code').is_disabled()
+    assert limits['stgan'].startswith('Takes labels from the exemplar') and limits['elegant']!=limits['stgan']
+    with page.expect_download() as got: s.button('Save PNG').click()
+    text = Image.open(got.value.path()).text
+    assert text['Software']=='ebgan_nb, weights: elegant' and json.loads(text['Settings'])['weights']=='elegant'
+    s.toggle('brows').click(); s.toggle('mouth').click()
+    s.says('none of its labels lies in')
+    assert s.changes(page.locator('.eb-face[title="step 1"]').click)==first
+    page.locator('.eb-weights').get_by_text('Weights used: faces-att').wait_for(timeout=15_000)
+    assert choice.input_value()=='what fits the source'
+    page.screenshot(path=tmp_path/'zoo.png')
+    page.close()
 
 def test_studio_on_a_phone_and_two_visitors(voila, browser, tmp_path):
     phone, other = (browser.new_page(viewport=dict(width=w, height=h)) for w, h in ((390, 844), (1280, 1000)))

@@ -14,13 +14,15 @@ def zoo_runs():
     module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
     return module
 
-@pytest.fixture
-def photographs(tmp_path, monkeypatch):
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
     "A folder in CelebA's layout, whose cache and classifier are thrown away"
-    monkeypatch.setenv('EBGAN_DATA', str(tmp_path/'data'))
-    monkeypatch.setenv('EBGAN_QUICK', '1')
-    write_celeba(tmp_path/'celeba', 120, seed=2, size=64)
-    return str(tmp_path/'celeba')
+    home = tmp_path_factory.mktemp('photographs')
+    write_celeba(home/'celeba', 120, seed=2, size=64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('EBGAN_DATA', str(home/'data'))
+        patch.setenv('EBGAN_QUICK', '1')
+        yield str(home/'celeba')
 
 def test_photographs_have_no_true_edits(zoo_runs, tmp_path):
     faces, photographs = map(zoo_runs.runs_on, ('faces', 'CELEBA'))

@@ -159,7 +159,8 @@ def measure(names, out, n, seed, data='faces'):
     out.mkdir(parents=True, exist_ok=True)
     file, rows = out/'figures.csv', {}
     if file.exists():
-        for r in csv.DictReader(file.open(newline='')): rows.setdefault((r['budget'], r['system'], r['seed']), []).append([r[c] for c in COLUMNS[3:]])
+        for r in csv.DictReader(file.open(newline='')):
+            rows.setdefault((r['budget'], r['system'], r['seed']), []).append([r[c] for c in COLUMNS[3:]])
     folders = [(budget, f, what) for budget, what in (('minutes', 'weights'), ('pictures', 'mark')) for name in names
                for f in sorted((out/name).glob('*')) if (f/f'{what}.safetensors').exists()]
     invented, figures_of = on_drawn_faces(n, seed) if data=='faces' else on_photographs(data, n, seed)
