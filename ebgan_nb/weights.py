@@ -102,8 +102,8 @@ def fitting_tensors(
         want, have = (s.get(wrong[0]) for s in shapes)
         have, want = ('missing' if have is None else have), ('nothing' if want is None else want)
         raise WrongInput(f"{path}: does not fit its own header: {wrong[0]} is {have}, expected {want}")
-    kinds = lambda k: ('F16', 'BF16', 'F32', 'F64') if wanted[k].is_floating_point() else ('I8',) if wanted[k].dtype==torch.int8 else ('I64',)
-    strange = [k for k, v in found.items() if v.get_dtype() not in kinds(k)]
+    kinds = lambda t: ('F16', 'BF16', 'F32', 'F64') if t.is_floating_point() else ('I8',) if t.dtype is torch.int8 else ('I64',)
+    strange = [k for k, v in found.items() if v.get_dtype() not in kinds(wanted[k])]
     if strange: raise WrongInput(f'{path}: {strange[0]} holds {found[strange[0]].get_dtype()}, which is not read here')
     tensors = {k: f.get_tensor(names[k]).to(v.dtype) for k, v in wanted.items()}
     if not all(v.isfinite().all() for v in tensors.values()): raise WrongInput(f'{path}: holds values that are not finite')

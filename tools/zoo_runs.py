@@ -123,7 +123,7 @@ def on_drawn_faces(n, seed):
     "What the claims ask for: {row: editor}, and the figures of an editor"
     from functools import partial
     from ebgan_nb.zoo_metrics import INVENTED, mean_style, measure_editor, Painter
-    rows = {'truth': INVENTED['truth'], 'mean style': Painter(partial(mean_style, K=24)), 'deaf': INVENTED['deaf']}
+    rows = {'truth': INVENTED['truth'], 'mean style': Painter(partial(mean_style, K=12)), 'deaf': INVENTED['deaf']}
     return rows, lambda edit: measure_editor(edit, n or 200, seed=seed)
 
 def on_photographs(data, n, seed):
