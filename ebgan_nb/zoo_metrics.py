@@ -222,11 +222,12 @@ def fidelity(
     read:bool=False, # does the editor read the labels itself? It is told the true ones otherwise
     **kwargs:Any # further arguments of `edit`, such as `noise_floor`
 )->dict[str, Ratio]: # {metric: (n,)}: those of `fidelity_metrics`, and the achieved change towards T0
-    "Edits of a whole region against T, which has all of the exemplar's there, and T0, which has what the labels say"
+    "Edits of a whole region against T, which has all of the exemplar's there, and T0, which has what its labels say, if it has some"
     of = region, check_int(n, 'n', 1), seed, _known(attributes)
     t, T0 = region_task(*of), region_T0(*of)
     y = answers(edit, t, read=read, **kwargs)
-    return fidelity_metrics(y, t.A, t.T, t.M) | {'achieved change, T0': achieved_change(y, t.A, T0, t.M)}
+    of_labels = {'achieved change, T0': achieved_change(y, t.A, T0, t.M)} if t.selected.any() else {} # where a label lives
+    return fidelity_metrics(y, t.A, t.T, t.M) | of_labels
 
 # %% ../nbs/86_zoo_metrics.ipynb #6cf7da71
 @lru_cache(maxsize=1)
